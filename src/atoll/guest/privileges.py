@@ -1,0 +1,155 @@
+"""What a process may do: ids, the five capability sets, dumpability.
+
+Facts: capabilities(7), prctl(2), capset(2); numbers from include/uapi/linux/{capability,prctl}.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+import sys
+
+from atoll.guest.refusal import Refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from atoll.guest.users import Account
+
+_PR_SET_DUMPABLE = 4
+_PR_CAPBSET_READ = 23
+_PR_CAPBSET_DROP = 24
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_CAPABILITY_VERSION_3 = 0x20080522
+_LINUX = sys.platform == "linux"
+
+_NAMES = {
+    "CHOWN": 0,
+    "DAC_OVERRIDE": 1,
+    "FOWNER": 3,
+    "FSETID": 4,
+    "KILL": 5,
+    "SETGID": 6,
+    "SETUID": 7,
+    "SYS_CHROOT": 18,
+    "SETFCAP": 31,
+}
+ROOT_CAPABILITIES = sum(1 << number for number in _NAMES.values())
+"""All that the sandbox's root may hold."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+if _LINUX:
+    _libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+
+
+def _prctl(option: int, value: int = 0) -> int:
+    return int(_libc.prctl(option, value, 0, 0, 0))
+
+
+def _error() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
+
+
+def hide_memory() -> None:
+    """Not dumpable: nobody without CAP_SYS_PTRACE may trace this process or read its memory."""
+    if _LINUX and _prctl(_PR_SET_DUMPABLE, 0) < 0:
+        raise _error()
+
+
+def adopt_orphans() -> None:
+    """Orphans below become this process's children, also where it is not PID 1."""
+    if _LINUX and _prctl(_PR_SET_CHILD_SUBREAPER, 1) < 0:
+        raise _error()
+
+
+def forbid_new_privileges() -> None:
+    """No exec from here on gains anything; the launcher has said so already."""
+    if _LINUX and _prctl(_PR_SET_NO_NEW_PRIVS, 1) < 0:
+        raise _error()
+
+
+class Powers:
+    """What this process holds and can therefore give away.
+
+    Attributes:
+        permitted: mask of its permitted capabilities.
+        bounding: numbers of the capabilities in its bounding set.
+    """
+
+    def __init__(self) -> None:
+        self.permitted = _permitted() if _LINUX else 0
+        self.bounding: list[int] = []
+        if _LINUX:
+            number = 0
+            while (present := _prctl(_PR_CAPBSET_READ, number)) >= 0:
+                if present:
+                    self.bounding.append(number)
+                number += 1
+
+    def become(self, account: Account) -> None:
+        """Turn this process into `account` for good: root keeps the short list, others nothing.
+
+        Raises:
+            Refused: unknown_user, if this process has not the right to (one mapped id, say).
+        """
+        keep = self.permitted & ROOT_CAPABILITIES if account.uid == 0 else 0
+        self._limit_bounding_set(ROOT_CAPABILITIES if account.uid == 0 else 0)
+        try:
+            _set_groups(account)
+            os.setregid(account.gid, account.gid)
+            os.setreuid(account.uid, account.uid)
+        except OSError as error:
+            message = f"cannot run as user {account.name!r} here: {error.strerror}"
+            raise Refused("unknown_user", message) from None
+        if _LINUX:
+            _prctl_clear_ambient()
+            _capset(keep)
+            hide_memory()
+
+    def _limit_bounding_set(self, keep: int) -> None:
+        for number in self.bounding:
+            if not keep >> number & 1 and _prctl(_PR_CAPBSET_DROP, number) < 0:
+                if self.permitted == 0:
+                    return  # an account that holds nothing, and no_new_privs keeps it so
+                raise Refused("sandbox", f"capability {number} cannot be dropped: {_error()}")
+
+
+def _set_groups(account: Account) -> None:
+    try:
+        os.setgroups(account.groups)
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # a group whose id is not mapped here
+            os.setgroups([account.gid])
+        elif (account.uid, account.gid) != (os.getuid(), os.getgid()):
+            raise
+
+
+def _permitted() -> int:
+    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    data = ctypes.create_string_buffer(24)
+    if _libc.capget(header, data) < 0:
+        raise _error()
+    _, low, _, _, high, _ = struct.unpack("6I", data.raw)
+    return int(low | high << 32)
+
+
+def _capset(mask: int) -> None:
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    if _libc.capset(header, struct.pack("6I", low, low, 0, high, high, 0)) < 0:
+        raise _error()
+
+
+def _prctl_clear_ambient() -> None:
+    if _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL) < 0:
+        raise _error()
+
+
+def become(account: Account) -> None:
+    """`Powers().become(account)`, for who changes once."""
+    Powers().become(account)

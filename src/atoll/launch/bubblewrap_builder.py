@@ -1,0 +1,311 @@
+"""The builder: the trusted process from which every bwrap of one launcher is started.
+
+Started once with a packet socket to the engine; ends with it, and every bwrap dies with the builder
+(--die-with-parent). It holds the outer user namespace and asks a fork of itself that lives in there
+for the inner ones, because only a member of the outer namespace may write their id maps.
+
+    engine ── builder (host root, or the caller) ── bwrap (PID 1 of a pid namespace)
+                │                                     └── guest (PID 1 of the sandbox's, inside it)
+                └── maker (root of the outer user namespace)
+
+bwrap is PID 1 of a namespace of its own, so that the kernel ends all with it: the parent-death
+signal alone would not, since bwrap has another id than the guest and may not signal it.
+
+Interpreter's modules only: it runs as `python -I -S` and holds nothing of a client.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import Any, NoReturn
+
+from atoll.launch import bubblewrap_stage
+from atoll.launch.linux import packets, syscalls
+from atoll.launch.linux.slots import socket_up
+
+_CAPS_TO_MAP = 1 << syscalls.CAP_SYS_ADMIN | 1 << 6 | 1 << 7
+_CGROUP_FDS_FIRST = 5
+_TOOL_SECONDS = 20
+_USER_LIMITS = {
+    "max_user_namespaces": 0,
+    "max_mnt_namespaces": 0,
+    "max_net_namespaces": 0,
+    "max_pid_namespaces": 0,
+    "max_ipc_namespaces": 0,
+    "max_uts_namespaces": 0,
+    "max_cgroup_namespaces": 0,
+    "max_time_namespaces": 0,
+    "max_inotify_instances": 64,
+    "max_inotify_watches": 65536,
+}
+"""What the kernel counts per user (ucounts): siblings are charged to one account."""
+
+
+def main() -> None:
+    """Entry of the builder process; the number of its socket is its first argument."""
+    control = socket.socket(fileno=int(sys.argv[2]))
+    config, _ = packets.receive(control)
+    if config is None:
+        return
+    try:
+        builder = Builder(control, config)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        packets.send(control, {"n": 0, "error": str(error)})
+        return
+    packets.send(control, {"n": 0, "ok": True})
+    builder.serve()
+
+
+class Builder:
+    """One launcher's builder."""
+
+    def __init__(self, control: socket.socket, config: dict[str, Any]) -> None:
+        self._control = control
+        self._config = config
+        self._root = config["become"] is not None
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        self._outer = _outer_namespace(config)
+        if not self._root:
+            # An ordinary account can make namespaces only as a member of the outer one.
+            syscalls.setns(self._outer, syscalls.CLONE_NEWUSER)
+        self._maker = self._start_maker()
+
+    def serve(self) -> None:
+        """Answer the engine until it is gone."""
+        while True:
+            request, fds = packets.receive(self._control)
+            if request is None:
+                return
+            try:
+                if "own" in request:
+                    os.fchown(fds[0], *request["own"])
+                    continue
+                pid, pidfd = self._launch(request, fds)
+            except (OSError, ValueError) as error:
+                packets.send(self._control, {"n": request.get("n", -1), "error": str(error)})
+            else:
+                packets.send(self._control, {"n": request["n"], "pid": pid}, (pidfd,))
+                os.close(pidfd)
+            finally:
+                for fd in fds:
+                    os.close(fd)
+
+    def _start_maker(self) -> socket.socket:
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if os.fork():
+            theirs.close()
+            return mine
+        try:
+            mine.close()
+            self._control.close()
+            self._enter_outer()
+            syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+            _make_namespaces(theirs)
+        finally:
+            os._exit(1)
+
+    def _enter_outer(self) -> None:
+        if self._root:
+            syscalls.setns(self._outer, syscalls.CLONE_NEWUSER)
+            os.setgroups([])
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def _ask_maker(self, uid_map: str, gid_map: str) -> int:
+        packets.send(self._maker, {"uid_map": uid_map, "gid_map": gid_map})
+        answer, fds = packets.receive(self._maker)
+        if answer is None or "error" in answer:
+            raise OSError((answer or {}).get("error", "the maker of user namespaces is gone"))
+        return fds[0]
+
+    def _launch(self, request: dict[str, Any], fds: list[int]) -> tuple[int, int]:
+        """Fork what becomes bwrap. Descriptors: channel, filters (2), errors, go, cgroups."""
+        made = [self._ask_maker(*request["maps"])]
+        try:
+            writers = {}
+            for number, mount in enumerate(request["mounts"]):
+                if not mount["read_only"] and self._root:
+                    made.append(self._ask_maker(mount["map"], mount["map"]))
+                    writers[number] = made[-1]
+            return syscalls.clone(
+                syscalls.CLONE_NEWPID,
+                lambda: self._become_bwrap(request, fds, made[0], writers),
+            )
+        finally:
+            for fd in made:
+                os.close(fd)
+
+    def _become_bwrap(
+        self, request: dict[str, Any], fds: list[int], inner: int, writers: dict[int, int]
+    ) -> NoReturn:
+        channel, outer_filter, inner_filter, errors, go = fds[:_CGROUP_FDS_FIRST]
+        try:
+            syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+            for fd in fds[_CGROUP_FDS_FIRST:]:
+                os.write(fd, b"0")
+            # One byte when the engine has put this process into its cgroup; nothing if it is gone.
+            if os.read(go, 1) != b"g":
+                os._exit(1)
+            stage = request["stage"]
+            syscalls.unshare(syscalls.CLONE_NEWNS)
+            syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
+            bubblewrap_stage.lay_out(stage, request, inner, writers)
+            self._enter_outer()
+            _own_network(request["ping_groups"])
+            for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
+                signal.signal(number, signal.SIG_DFL)
+            os.chdir(f"{stage}/runtime")
+            _arrange((channel, inner, outer_filter, inner_filter), errors)
+            program = request["program"]
+            os.execve(program[0], [*program, *request["arguments"]], {})  # noqa: S606
+        except (OSError, ValueError) as error:
+            os.write(errors, str(error).encode())
+        os._exit(1)
+
+
+def _outer_namespace(config: dict[str, Any]) -> int:
+    """The user namespace that owns the sandboxes' other namespaces, as a descriptor."""
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        mine.close()
+        try:
+            _hold_outer(config["become"], theirs)
+        finally:
+            os._exit(1)
+    theirs.close()
+    with mine:
+        if mine.recv(16) != b"made":
+            raise OSError("the kernel refused a user namespace to this account")
+        if config.get("tool"):
+            _map_by_tool(pid, config)
+        else:
+            _map_directly(pid, config)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _hold_outer(become: int | None, sock: socket.socket) -> None:
+    if become is not None:
+        # The creator is charged for everything in it (ucounts): never host root.
+        syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
+        os.setgroups([])
+        os.setresgid(become, become, become)
+        os.setresuid(become, become, become)
+        syscalls.set_capabilities(_CAPS_TO_MAP)
+    syscalls.unshare(syscalls.CLONE_NEWUSER)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+    sock.send(b"made")
+    sock.recv(16)
+
+
+def _map_directly(pid: int, config: dict[str, Any]) -> None:
+    if config["become"] is None:
+        _write(f"/proc/{pid}/setgroups", "deny")
+    for name in ("uid", "gid"):
+        _write(f"/proc/{pid}/{name}_map", _lines(config[name]))
+
+
+def _map_by_tool(pid: int, config: dict[str, Any]) -> None:
+    # newuidmap is setuid root and checks /etc/subuid itself (newuidmap(1)).
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for name in ("uid", "gid"):
+        words = [str(number) for line in config[name] for number in line]
+        subprocess.run(
+            [config["tools"][name], str(pid), *words],
+            check=True,
+            timeout=_TOOL_SECONDS,
+            capture_output=True,
+            env={},
+        )
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def _lines(rows: list[list[int]]) -> str:
+    return "".join(f"{inside} {outside} {count}\n" for inside, outside, count in rows)
+
+
+def _make_namespaces(sock: socket.socket) -> NoReturn:
+    """The maker: one user namespace for each request, until the builder is gone."""
+    while True:
+        request, _ = packets.receive(sock)
+        if request is None:
+            os._exit(0)
+        try:
+            fd = _inner_namespace(request)
+        except OSError as error:
+            packets.send(sock, {"error": str(error)})
+        else:
+            packets.send(sock, {"ok": True}, (fd,))
+            os.close(fd)
+
+
+def _inner_namespace(request: dict[str, Any]) -> int:
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        mine.close()
+        try:
+            _hold_inner(theirs)
+        finally:
+            os._exit(1)
+    theirs.close()
+    with mine:
+        if mine.recv(16) != b"made":
+            raise OSError("the kernel refused a sandbox's user namespace")
+        for name in ("uid_map", "gid_map"):
+            _write(f"/proc/{pid}/{name}", request[name])
+        fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        mine.send(b"mapped")
+        if mine.recv(16) != b"limited":
+            os.close(fd)
+            raise OSError("the limits of a sandbox's user namespace could not be written")
+        return fd
+
+
+def _hold_inner(sock: socket.socket) -> None:
+    syscalls.unshare(syscalls.CLONE_NEWUSER)
+    sock.send(b"made")
+    if sock.recv(16) != b"mapped":
+        return
+    for name, value in _USER_LIMITS.items():
+        path = f"/proc/sys/user/{name}"
+        if os.path.exists(path):
+            _write(path, str(value))
+    sock.send(b"limited")
+
+
+def _own_network(ping_groups: str) -> None:
+    """A network namespace of the outer user namespace, with loopback; bwrap is started in it."""
+    syscalls.unshare(syscalls.CLONE_NEWNET)
+    socket_up()
+    _write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
+    _write("/proc/sys/net/ipv4/ping_group_range", ping_groups)
+
+
+def _arrange(wanted: tuple[int, ...], errors: int) -> None:
+    """0 and 1 are /dev/null, 2 is `errors`, `wanted` follow; everything else is closed."""
+    null = os.open("/dev/null", os.O_RDWR)
+    high = [os.dup(fd) for fd in (null, null, errors, *wanted)]
+    base = 64
+    for offset, fd in enumerate(high):
+        os.dup2(fd, base + offset)
+    for offset in range(len(high)):
+        os.dup2(base + offset, offset)
+    os.closerange(len(high), 1 << 20)
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+if __name__ == "__main__":
+    main()

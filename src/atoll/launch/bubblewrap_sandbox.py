@@ -1,0 +1,378 @@
+"""One sandbox of the launcher `bubblewrap`: started through the builder, checked, destroyed."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from atoll.launch.bubblewrap_arguments import (
+    MASKED,
+    MASKED_DIRECTORIES,
+    STAGE,
+    Shape,
+    arguments,
+    bound,
+    layer_sources,
+)
+from atoll.launch.bubblewrap_ids import USER, Ids, InnerIds
+from atoll.launch.bubblewrap_runtime import Runtime
+from atoll.launch.linux import check, terminal
+from atoll.launch.linux.cgroups import Cgroups
+from atoll.launch.linux.cgroups_cgroup import Cgroup
+from atoll.launch.linux.packet_port import PacketPort
+from atoll.launch.port import ContextPorts
+from atoll.model import (
+    GUEST_DIRECTORY,
+    KilledBy,
+    Metrics,
+    SandboxDied,
+    SandboxSpec,
+    WallCheckFailed,
+    WallUnavailable,
+)
+
+READY_SECONDS = 20.0
+END_SECONDS = 10.0
+GUEST_CAPABILITIES = sum(1 << number for number in (0, 1, 3, 4, 5, 6, 7, 8, 18, 31))
+"""The short list of the sandbox's root, and SETPCAP, with which the guest takes even that away."""
+
+_TTY_GROUP = 5
+_UNLIMITED_DISK = 1 << 40
+_SHM = 256 << 20
+_ERROR_BYTES = 4096
+
+
+@functools.cache
+def _host_namespaces() -> dict[str, str]:
+    return check.namespaces_of("self")
+
+
+@functools.cache
+def _masked() -> tuple[str, ...]:
+    names = (*MASKED, *MASKED_DIRECTORIES)
+    return tuple(name for name in names if Path("/proc", name).exists())
+
+
+@dataclass(eq=False)
+class Workshop:
+    """What the sandboxes of one launcher are made with.
+
+    Attributes:
+        filters: the outer and the inner seccomp program, as descriptors.
+    """
+
+    builder: PacketPort
+    ids: Ids
+    runtime: Runtime
+    cgroups: Cgroups
+    filters: tuple[int, int]
+
+    def close(self) -> None:
+        """End the builder, and with it what it started."""
+        self.builder.close()
+        self.ids.close()
+        self.cgroups.remove()
+        for fd in self.filters:
+            os.close(fd)
+
+
+@dataclass(eq=False)
+class BubblewrapSandbox:
+    """See LaunchedSandbox."""
+
+    _spec: SandboxSpec
+    _workshop: Workshop
+    _forget: Callable[[BubblewrapSandbox], None]
+    pid: int = -1
+    channel: socket.socket = field(init=False)
+    _theirs: socket.socket = field(init=False)
+    _number: int = -1
+    _ids: InnerIds = field(init=False)
+    _monitor: int = -1
+    _cgroup: Cgroup | None = None
+    _seen: tuple[int, int] = (0, 0)
+    _gone: bool = False
+    _ended: anyio.Event = field(default_factory=anyio.Event)
+
+    def __post_init__(self) -> None:
+        self.channel, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self.channel.setblocking(False)
+
+    @property
+    def id(self) -> str:
+        """The id of its spec."""
+        return self._spec.id
+
+    async def start(self) -> None:
+        """Have it built, wait until the guest is ready, and check it.
+
+        Raises:
+            LimitUnavailable: a limit cannot be held here.
+            WallUnavailable: bwrap or the builder could not build it; the message is theirs.
+            WallCheckFailed: what was built is not what was asked for.
+        """
+        with self._theirs:
+            self._number = self._workshop.ids.take()
+            self._ids = self._workshop.ids.inner(self._number)
+            self._cgroup = self._workshop.cgroups.create(self.id, self._spec.limits)
+            with _Pipes() as pipes:
+                await self._build(pipes)
+                self._theirs.close()
+                await self._await_guest(pipes)
+        check.require(self.pid, self._expected(), self.id)
+
+    async def _build(self, pipes: _Pipes) -> None:
+        assert self._cgroup is not None
+        joins = self._cgroup.join_descriptors()
+        filters = [_reopened(fd) for fd in self._workshop.filters]
+        fds = (self._theirs.fileno(), *filters, pipes.errors[1], pipes.go[0], *joins)
+        try:
+            with anyio.CancelScope(shield=True), anyio.fail_after(READY_SECONDS):
+                packet, received = await self._workshop.builder.request(self._request(), fds)
+                self._monitor = received[0]
+            if not joins:
+                self._cgroup.attach(packet["pid"])
+            os.write(pipes.go[1], b"g")
+        except OSError as error:
+            raise WallUnavailable(f"it could not be built: {error}", sandbox_id=self.id) from error
+        finally:
+            for fd in (*filters, *joins):
+                os.close(fd)
+            pipes.close_theirs()
+
+    async def _await_guest(self, pipes: _Pipes) -> None:
+        with anyio.move_on_after(READY_SECONDS) as patience:
+            await anyio.wait_readable(self.channel)
+        if patience.cancelled_caught:
+            raise WallUnavailable(
+                f"its guest was not ready in {READY_SECONDS:g} s: {pipes.errors_text()}",
+                sandbox_id=self.id,
+            )
+        # Looked at, not taken: the packet is the engine's to read.
+        first, self.pid = _peek_with_sender(self.channel)
+        if not first or b'"failed"' in first:
+            reason = (pipes.errors_text() or first.decode(errors="replace")).strip()
+            raise WallUnavailable(
+                f"bwrap could not build it: {reason or 'it ended without a word'}",
+                sandbox_id=self.id,
+            )
+        try:
+            is_child = _parent(self.pid) == _pid_of(self._monitor)
+        except (OSError, ValueError) as error:
+            reason = f"its guest was gone before it could be checked: {error}"
+            raise WallCheckFailed(reason, sandbox_id=self.id) from error
+        if not is_child:
+            raise WallCheckFailed("its guest is not a child of its bwrap", sandbox_id=self.id)
+
+    def _shape(self) -> Shape:
+        spec = self._spec
+        root = spec.template.layers[0].lowers
+        inside = GUEST_DIRECTORY.lstrip("/")
+        return Shape(
+            template=spec.template,
+            hostname=spec.hostname,
+            mounts=spec.mounts,
+            guest=self._workshop.runtime.guest,
+            guest_id=self._ids.guest,
+            capabilities=self._capabilities,
+            guest_lowers=tuple(i for i, lower in enumerate(root) if (lower / inside).is_dir()),
+            masked=_masked(),
+        )
+
+    @property
+    def _capabilities(self) -> int:
+        return GUEST_CAPABILITIES if self._ids.guest == 0 else 0
+
+    def _request(self) -> dict[str, Any]:
+        spec, kind = self._spec, self._workshop.ids.kind
+        disk = spec.limits.bytes_of("disk") or _UNLIMITED_DISK
+        runtime = self._workshop.runtime
+        return {
+            "stage": STAGE,
+            "maps": self._ids.maps,
+            "owners": self._ids.owners,
+            "ping_groups": self._ids.ping_groups,
+            "idmap": kind == "root",
+            "lowers": [str(p) for layer in spec.template.layers for p in layer.lowers],
+            "layers": layer_sources(spec.template),
+            "runtime": str(runtime.directory),
+            "program": runtime.bwrap,
+            "arguments": arguments(self._shape()),
+            "mounts": [self._mount(mount.source, mount.read_only, kind) for mount in spec.mounts],
+            "disk": disk,
+            "inodes": max(4096, disk >> 13),
+            "shm": _SHM,
+        }
+
+    def _mount(self, source: Path, read_only: bool, kind: str) -> dict[str, Any]:
+        if not read_only and kind == "sub-ids":
+            raise WallUnavailable(
+                f"{source} cannot be handed in writable: the sandbox has no id of yours",
+                sandbox_id=self.id,
+                hint="mount it read-only and copy results out, or run as root",
+            )
+        request: dict[str, Any] = {"source": str(source), "read_only": read_only}
+        if not read_only and kind == "root":
+            request["map"] = self._ids.writer_map(source.stat().st_uid)
+        return request
+
+    def _expected(self) -> check.ExpectedWalls:
+        return check.ExpectedWalls(
+            uid_map=self._ids.expected[0],
+            gid_map=self._ids.expected[1],
+            filters=2,
+            capabilities=self._capabilities,
+            not_in=_host_namespaces(),
+            bound=bound(self._shape()),
+            cgroups=self._cgroup.paths_inside() if self._cgroup else {},
+        )
+
+    async def fork_context(
+        self, ports: ContextPorts, user: str, cwd: str, env: dict[str, str]
+    ) -> bool:
+        """There is no heavy zygote: contexts are started by exec."""
+        return False
+
+    def open_pty(self, rows: int, cols: int) -> tuple[int, int]:
+        """See LaunchedSandbox.open_pty."""
+        master, slave = terminal.open_pty(self.pid, rows, cols)
+        # Opened by the host, so the host's: inside nobody could open it by its name.
+        first = self._ids.expected[0][0][1]
+        if self._workshop.ids.kind == "root":
+            os.fchown(slave, first + USER, first + _TTY_GROUP)
+        elif self._workshop.ids.kind == "sub-ids":
+            uid, gid = self._ids.owners[USER]
+            self._workshop.builder.post({"own": [uid, gid - USER + _TTY_GROUP]}, [slave])
+        return master, slave
+
+    def metrics(self) -> Metrics:
+        """See LaunchedSandbox.metrics."""
+        if self._gone or self._cgroup is None:
+            raise SandboxDied("the sandbox is gone", sandbox_id=self.id)
+        cgroup = self._cgroup
+        disk = os.statvfs(f"/proc/{self.pid}/root")
+        return Metrics(
+            cpu_time=cgroup.cpu_time(),
+            memory=cgroup.memory(),
+            memory_peak=cgroup.memory_peak(),
+            pids=cgroup.pids(),
+            disk=(disk.f_blocks - disk.f_bfree) * disk.f_frsize,
+            disk_total=disk.f_blocks * disk.f_frsize,
+        )
+
+    def breach(self) -> KilledBy | None:
+        """See LaunchedSandbox.breach."""
+        if self._cgroup is None:
+            return None
+        before, self._seen = self._seen, (self._cgroup.oom_kills(), self._cgroup.pids_denied())
+        if self._seen[0] > before[0]:
+            return KilledBy.MEMORY
+        return KilledBy.PIDS if self._seen[1] > before[1] else None
+
+    def freeze(self) -> None:
+        """See LaunchedSandbox.freeze."""
+        if self._cgroup is not None:
+            self._cgroup.freeze()
+
+    def thaw(self) -> None:
+        """See LaunchedSandbox.thaw."""
+        if self._cgroup is not None:
+            self._cgroup.thaw()
+
+    async def destroy(self) -> None:
+        """See LaunchedSandbox.destroy."""
+        if self._gone:
+            await self._ended.wait()
+            return
+        self._gone = True
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._kill()
+            finally:
+                self._forget(self)
+                self._ended.set()
+
+    async def _kill(self) -> None:
+        self.channel.close()
+        self._theirs.close()
+        if self._monitor >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._monitor, signal.SIGKILL)
+            if self._cgroup is not None:
+                self._cgroup.thaw()
+            # PID 1 ends only when its whole pid namespace is gone (pid_namespaces(7)).
+            with anyio.fail_after(END_SECONDS):
+                await anyio.wait_readable(self._monitor)
+            os.close(self._monitor)
+            self._monitor = -1
+        if self._cgroup is not None:
+            self._cgroup.remove()
+            self._cgroup = None
+        if self._number >= 0:
+            self._workshop.ids.give_back(self._number)
+            self._number = -1
+
+
+class _Pipes:
+    """errors: standard error of bwrap. go: our word that the cgroup is joined."""
+
+    def __enter__(self) -> _Pipes:
+        self.errors, self.go = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self.errors[0], False)
+        self._open = {*self.errors, *self.go}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._open:
+            os.close(fd)
+
+    def close_theirs(self) -> None:
+        """Close the ends that the builder has got."""
+        for fd in (self.errors[1], self.go[0]):
+            os.close(fd)
+            self._open.discard(fd)
+
+    def errors_text(self) -> str:
+        """What the builder or bwrap complained of."""
+        try:
+            return os.read(self.errors[0], _ERROR_BYTES).decode(errors="replace")
+        except BlockingIOError:
+            return ""
+
+
+def _peek_with_sender(channel: socket.socket) -> tuple[bytes, int]:
+    """The first packet, left where it is, and its sender's pid as the kernel says it (unix(7))."""
+    size = struct.calcsize("3i")
+    data, ancillary, _, _ = channel.recvmsg(_ERROR_BYTES, socket.CMSG_SPACE(size), socket.MSG_PEEK)
+    # Off again: the packet's reader leaves no room for it.
+    channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+    for level, kind, body in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+            return data, int(struct.unpack("3i", body[:size])[0])
+    return data, -1
+
+
+def _reopened(fd: int) -> int:
+    # A descriptor of its own: bwrap reads from the shared offset on.
+    return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _parent(pid: int) -> int:
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+def _pid_of(pidfd: int) -> int:
+    text = Path(f"/proc/self/fdinfo/{pidfd}").read_text()
+    return int(text.split("Pid:", 1)[1].split(None, 1)[0])

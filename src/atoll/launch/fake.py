@@ -1,0 +1,200 @@
+"""The launcher without walls: it ISOLATES NOTHING. For tests of the engine, and for nothing else.
+
+The real guest runs as an ordinary child of this process, sees the host's files and has the host's
+network. It is never chosen automatically.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+
+from atoll.launch.adoption_port import Held
+from atoll.launch.port import ContextPorts, LaunchedSandbox
+from atoll.model import KilledBy, Metrics, SandboxSpec, Template
+
+_EXIT_SECONDS = 3.0
+_GUEST = Path(__file__).parents[1] / "guest" / "main.py"
+
+
+class FakeLauncher:
+    """Starts a guest program without any wall.
+
+    Args:
+        directory: a temporary directory of each sandbox is made in it.
+        owner: not used; here because every launcher takes it.
+        guest: the program to start instead of the real guest; ``--channel FD`` is added.
+    """
+
+    name = "fake"
+
+    def __init__(
+        self, directory: Path, *, owner: str = "engine", guest: Sequence[str] | None = None
+    ) -> None:
+        self._directory = directory
+        self._guest = guest or (sys.executable, "-I", "-S", str(_GUEST))
+        self.sandboxes: list[FakeSandbox] = []
+        """Every one that was launched and not destroyed, for tests to look at."""
+
+    async def prepare(self, template: Template) -> None:
+        """Nothing is warmed."""
+
+    async def launch(self, spec: SandboxSpec) -> FakeSandbox:
+        """Start the guest; no wall is built and none is checked."""
+        await anyio.lowlevel.checkpoint()
+        sandbox = self._start(spec)
+        self.sandboxes.append(sandbox)
+        return sandbox
+
+    def _start(self, spec: SandboxSpec) -> FakeSandbox:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            ours.setblocking(False)
+            home = Path(tempfile.mkdtemp(prefix="fake-", dir=self._directory))
+            home.chmod(0o777)
+            guest = subprocess.Popen(
+                [*self._guest, "--channel", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                cwd="/",
+            )
+        owned = Guest(guest.pid, os.pidfd_open(guest.pid), guest)
+        return FakeSandbox(spec.id, ours, owned, home, self.sandboxes)
+
+    def hold(self, sandbox: LaunchedSandbox) -> Held:
+        """See Adopts.hold."""
+        assert isinstance(sandbox, FakeSandbox)
+        state = {"pid": sandbox.pid, "directory": str(sandbox.directory)}
+        return Held(state, (sandbox.channel.fileno(), sandbox.pidfd))
+
+    async def adopt(self, spec: SandboxSpec, held: Held) -> FakeSandbox:
+        """See Adopts.adopt."""
+        await anyio.lowlevel.checkpoint()
+        channel, pidfd = held.fds
+        directory = Path(held.state["directory"])
+        guest = Guest(held.state["pid"], pidfd)
+        sock = socket.socket(fileno=channel)
+        sandbox = FakeSandbox(spec.id, sock, guest, directory, self.sandboxes)
+        self.sandboxes.append(sandbox)
+        return sandbox
+
+    async def settle(self) -> None:
+        """Remove the directories of those that nobody adopted."""
+        await anyio.lowlevel.checkpoint()
+        kept = {sandbox.directory for sandbox in self.sandboxes}
+        for left in set(self._directory.glob("fake-*")) - kept:
+            shutil.rmtree(left, ignore_errors=True)
+
+    async def close(self) -> None:
+        """Destroy what is left."""
+        for sandbox in list(self.sandboxes):
+            await sandbox.destroy()
+
+
+@dataclass
+class Guest:
+    """A guest's process; `child` if it was started here, and so has to be reaped."""
+
+    pid: int
+    pidfd: int
+    child: subprocess.Popen[bytes] | None = None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal it, if it lives."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, number)
+
+
+class FakeSandbox:
+    """One guest without walls. Tests set `usage` and `breached`, which no kernel counts here."""
+
+    def __init__(
+        self,
+        id: str,
+        channel: socket.socket,
+        guest: Guest,
+        directory: Path,
+        alive: list[FakeSandbox],
+    ) -> None:
+        self.id = id
+        self.pid = guest.pid
+        self.pidfd = guest.pidfd
+        self.channel = channel
+        self.directory = directory
+        self.usage = Metrics(0.0, 0, 0, 1, 0, None)
+        self.breached: KilledBy | None = None
+        self.frozen = False
+        self._destroyed = False
+        self._guest = guest
+        self._alive = alive
+
+    async def fork_context(
+        self, ports: ContextPorts, user: str, cwd: str, env: dict[str, str]
+    ) -> bool:
+        """There is no zygote."""
+        return False
+
+    def open_pty(self, rows: int, cols: int) -> tuple[int, int]:
+        """A terminal of the host's."""
+        master, slave = os.openpty()
+        for fd in (master, slave):
+            os.set_inheritable(fd, False)
+        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+        os.set_blocking(master, False)
+        return master, slave
+
+    def metrics(self) -> Metrics:
+        """What the test has set."""
+        return self.usage
+
+    def breach(self) -> KilledBy | None:
+        """What the test has set, once."""
+        found, self.breached = self.breached, None
+        return found
+
+    def freeze(self) -> None:
+        """Stop the guest; its processes run on."""
+        self.frozen = True
+        self._guest.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Undo `freeze`."""
+        self.frozen = False
+        self._guest.signal(signal.SIGCONT)
+
+    async def destroy(self) -> None:
+        """The guest ends its processes when its channel ends; later it is killed."""
+        if self._destroyed:
+            return
+        self._destroyed = True
+        with anyio.CancelScope(shield=True):
+            # A vault may hold the channel open: the end is asked for, and not only closed.
+            with suppress(OSError):
+                self.channel.send(b'{"n":0,"op":"shutdown","grace":0}')
+            self.channel.close()
+            self.thaw()
+            with anyio.move_on_after(_EXIT_SECONDS):
+                await anyio.wait_readable(self.pidfd)
+            self._guest.signal(signal.SIGKILL)
+            await anyio.wait_readable(self.pidfd)
+            if self._guest.child is not None:
+                self._guest.child.wait()
+            os.close(self.pidfd)
+            shutil.rmtree(self.directory, ignore_errors=True)
+            if self in self._alive:
+                self._alive.remove(self)

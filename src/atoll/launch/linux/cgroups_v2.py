@@ -1,0 +1,114 @@
+"""One sandbox's cgroup on version 2: one directory with every controller.
+
+Source: Linux Documentation/admin-guide/cgroup-v2.rst. Which files exist follows from the
+controllers that the parent turned on, so each is used only where its controller is.
+"""
+
+from __future__ import annotations
+
+import os
+
+from atoll.launch.linux.cgroups_cgroup import Cgroup, cpu_bandwidth
+from atoll.launch.linux.cgroups_tree import Tree, read_field
+from atoll.model import Limits
+
+
+class CgroupV2(Cgroup):
+    """The directory `name` in the owner's tree."""
+
+    def __init__(self, name: str, tree: Tree, controllers: frozenset[str]) -> None:
+        self._tree = tree
+        self._controllers = controllers
+        super().__init__(name, (tree,))
+
+    def paths_inside(self) -> dict[str, str]:
+        """The one path."""
+        return {"": self._path_inside(self._tree)}
+
+    def apply(self, limits: Limits) -> None:
+        """Set the limits; to None the kernel's default, no limit, is left."""
+        memory = limits.bytes_of("memory")
+        if memory is not None:
+            self._tree.write(self.name, "memory.max", str(memory))
+            if self._tree.has(self.name, "memory.swap.max"):
+                self._tree.write(self.name, "memory.swap.max", "0")
+        if "memory" in self._controllers:
+            # Out of memory ends the sandbox whole, never one process that others then wait for.
+            self._tree.write(self.name, "memory.oom.group", "1")
+        if limits.pids is not None:
+            self._tree.write(self.name, "pids.max", str(limits.pids))
+        if limits.cpu is not None:
+            quota, period = cpu_bandwidth(limits.cpu)
+            self._tree.write(self.name, "cpu.max", f"{quota} {period}")
+
+    def directory_fd(self) -> int:
+        """A new descriptor for clone3 with CLONE_INTO_CGROUP; the caller closes it."""
+        return self._tree.open(self.name, ".", os.O_RDONLY | os.O_DIRECTORY)
+
+    def cpu_time(self) -> float | None:
+        """Seconds used by all its processes, the dead ones included; needs no controller."""
+        return read_field(self._tree.read(self.name, "cpu.stat"), "usage_usec") / 1e6
+
+    def memory(self) -> int | None:
+        """Bytes charged now."""
+        return self._number("memory", "memory.current")
+
+    def memory_peak(self) -> int | None:
+        """The most bytes ever charged (memory.peak came with Linux 5.19)."""
+        return self._number("memory", "memory.peak")
+
+    def pids(self) -> int | None:
+        """Processes and threads now."""
+        return self._number("pids", "pids.current")
+
+    def oom_kills(self) -> int:
+        """How often the kernel killed one of its processes for the memory limit."""
+        return self._event("memory", "memory.events", "oom_kill")
+
+    def pids_denied(self) -> int:
+        """How often a fork failed for the pids limit."""
+        return self._event("pids", "pids.events", "max")
+
+    def is_empty(self) -> bool:
+        """Whether no process is left, below it included."""
+        try:
+            return read_field(self._tree.read(self.name, "cgroup.events"), "populated") == 0
+        except FileNotFoundError:
+            return True
+
+    def can_freeze(self) -> bool:
+        """Always (cgroup.freeze came with Linux 5.2)."""
+        return True
+
+    def _set_frozen(self, frozen: bool) -> None:
+        self._tree.write(self.name, "cgroup.freeze", "1" if frozen else "0")
+
+    def _is_frozen(self) -> bool:
+        return read_field(self._tree.read(self.name, "cgroup.events"), "frozen") == 1
+
+    def _stop_forks(self) -> bool:
+        if "pids" not in self._controllers:
+            return False
+        self._tree.write(self.name, "pids.max", "0")
+        return True
+
+    def _kill_now(self) -> None:
+        try:
+            # Reaches every process at once, forks in flight included (Linux 5.14).
+            self._tree.write(self.name, "cgroup.kill", "1")
+        except FileNotFoundError:
+            if self._tree.has(self.name, "cgroup.procs"):
+                super()._kill_now()
+
+    def _number(self, controller: str, file: str) -> int | None:
+        if controller not in self._controllers:
+            return None
+        try:
+            return int(self._tree.read(self.name, file))
+        except FileNotFoundError:
+            return None
+
+    def _event(self, controller: str, file: str, key: str) -> int:
+        if controller not in self._controllers:
+            return 0
+        return read_field(self._tree.read(self.name, file), key)

@@ -1,0 +1,165 @@
+"""Forks one sandbox into a slot, and contexts into it; looks at each from outside."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+
+import anyio
+
+from atoll.launch.linux import check
+from atoll.launch.linux.cgroups import Cgroups
+from atoll.launch.linux.light_zygote import GUEST_CAPABILITIES, ROOT_CAPABILITIES
+from atoll.launch.linux.packet_port import PortClosed
+from atoll.launch.linux.running import RunningSandbox
+from atoll.launch.linux.shard import FORK_SECONDS, Shard, host_pid
+from atoll.launch.linux.slot_store import Slot
+from atoll.launch.port import ContextPorts
+from atoll.model import Limits, SandboxDied, SandboxSpec, WallCheckFailed
+
+READY_SECONDS = 20.0
+_CONTEXT_NAMESPACES = ("pid", "mnt", "net", "ipc", "uts", "cgroup", "user")
+"""In the order in which the heavy zygote enters them (guest/zygote.py)."""
+
+
+@functools.cache
+def _host_namespaces() -> dict[str, str]:
+    return check.namespaces_of("self")
+
+
+class ForkedSandbox(RunningSandbox):
+    """A sandbox that this process's shard has forked into a slot."""
+
+    def __init__(
+        self,
+        spec: SandboxSpec,
+        shard: Shard,
+        slot: Slot,
+        processes: int,
+        forget: Callable[[], None],
+    ) -> None:
+        super().__init__(spec, forget)
+        self._shard = shard
+        self._slot = slot
+        self._processes = processes
+
+    async def start(self, cgroups: Cgroups) -> None:
+        """Fork the guest, put it into its cgroup, wait until it is ready, and check it."""
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        mine.setblocking(False)
+        self.channel = mine
+        self._cgroup = cgroup = cgroups.create(self.id, self._limits_of_cgroup())
+        joins = cgroup.join_descriptors()
+        try:
+            forking = self._shard.fork_guest(
+                self._slot, theirs.fileno(), joins, self.spec.hostname, self._processes
+            )
+        finally:
+            for fd in (theirs.detach(), *joins):
+                os.close(fd)
+        with anyio.CancelScope(shield=True), anyio.fail_after(FORK_SECONDS):
+            self._pidfd = (await forking)[1][0]
+        self.pid = host_pid(self._pidfd)
+        if not joins:
+            cgroup.attach(self.pid)
+            mine.send(b"go")
+        with anyio.fail_after(READY_SECONDS):
+            await anyio.wait_readable(mine)
+        # Looked at, not taken: the packet is the engine's to read.
+        first = mine.recv(1024, socket.MSG_PEEK)
+        if not first or b'"failed"' in first:
+            raise WallCheckFailed(
+                f"the guest could not be walled in: {first.decode(errors='replace')}",
+                sandbox_id=self.id,
+            )
+        check.require(self.pid, self._expected(GUEST_CAPABILITIES), self.id)
+        self._slot.close()
+
+    def _limits_of_cgroup(self) -> Limits:
+        # Where no cgroup counts processes the user namespace does (RLIMIT_NPROC, Linux 5.14).
+        limits = self.spec.limits
+        return replace(limits, pids=None) if self._processes else limits
+
+    def _expected(self, capabilities: int) -> check.ExpectedWalls:
+        uid_map, gid_map = self._shard.ids.expected(self._slot.part)
+        return check.ExpectedWalls(
+            uid_map=uid_map,
+            gid_map=gid_map,
+            filters=2,
+            capabilities=capabilities,
+            not_in=_host_namespaces(),
+            filesystems=check.PSEUDO_FILESYSTEMS | {"devtmpfs"},
+            bound={mount.target: mount.read_only for mount in self.spec.mounts},
+            cgroups=self._cgroup.paths_inside() if self._cgroup else {},
+        )
+
+    async def fork_context(
+        self, ports: ContextPorts, user: str, cwd: str, env: dict[str, str]
+    ) -> bool:
+        """See LaunchedSandbox.fork_context."""
+        if self.spec.template.python is None or self._gone:
+            return False
+        fds = [
+            os.open(f"/proc/{self.pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+            for kind in _CONTEXT_NAMESPACES
+        ]
+        limits = self.spec.limits
+        rlimits = {
+            name: value
+            for name, value in (
+                ("RLIMIT_NOFILE", limits.open_files),
+                ("RLIMIT_FSIZE", limits.bytes_of("file_size")),
+                ("RLIMIT_CORE", 0),
+                ("RLIMIT_NPROC", self._processes or None),
+            )
+            if value is not None
+        }
+        request = {"user": user, "cwd": cwd, "env": env, "rlimits": rlimits}
+        gate, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        gate.setblocking(False)
+        joins = self._cgroup.join_descriptors() if self._cgroup is not None else ()
+        passed = [*fds, ports.control, ports.stdout, ports.stderr, theirs.fileno(), *joins]
+        pidfd = -1
+        try:
+            pidfd = await self._shard.fork_context(request, passed)
+            await self._let_in(gate, host_pid(pidfd), user, bool(joins))
+        except PortClosed:
+            return False  # the zygote is gone; what it forked lives on
+        finally:
+            gate.close()
+            theirs.close()
+            for fd in (*fds, *joins, *([pidfd] if pidfd >= 0 else [])):
+                os.close(fd)
+        return True
+
+    async def _let_in(self, gate: socket.socket, pid: int, user: str, joined: bool) -> None:
+        """Charge a moved context to the sandbox, let it take its place, and check it."""
+        if self._cgroup is None:
+            raise SandboxDied("the sandbox is gone", sandbox_id=self.id)
+        if not joined:
+            self._cgroup.attach(pid)
+            gate.send(b"go")
+        with anyio.fail_after(READY_SECONDS):
+            await anyio.wait_readable(gate)
+        answer = gate.recv(1000)
+        if answer != b"in":
+            raise WallCheckFailed(
+                f"a context could not be moved in: {answer.decode(errors='replace')}",
+                sandbox_id=self.id,
+            )
+        capabilities = ROOT_CAPABILITIES if user == "root" else 0
+        # The zygote's code is the template's: it is not believed to have entered anything.
+        walls = replace(self._expected(capabilities), in_namespaces=check.namespaces_of(self.pid))
+        check.require(pid, walls, self.id)
+        gate.send(b"go")
+
+    def held(self) -> tuple[str, tuple[int, int, int]]:
+        """Its shard's name, its guest's pidfd and channel, and the socket its shard lives by."""
+        return self._shard.name, (self._pidfd, self.channel.fileno(), self._shard.lifeline)
+
+    def _release(self) -> None:
+        self._slot.close()
+        self._shard.slots.give_back(self._slot.part)

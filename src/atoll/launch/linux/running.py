@@ -1,0 +1,122 @@
+"""A sandbox that runs in namespaces of ours, whichever process made it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import anyio
+
+from atoll.launch.linux import terminal
+from atoll.launch.linux.cgroups_cgroup import Cgroup
+from atoll.launch.port import ContextPorts
+from atoll.model import KilledBy, Metrics, SandboxDied, SandboxSpec
+
+END_SECONDS = 10.0
+
+
+class RunningSandbox(ABC):
+    """What its guest's pidfd, its channel and its cgroup are enough for."""
+
+    def __init__(self, spec: SandboxSpec, forget: Callable[[], None]) -> None:
+        self.spec = spec
+        self.pid = -1
+        self.channel: socket.socket
+        self._pidfd = -1
+        self._cgroup: Cgroup | None = None
+        self._forget = forget
+        self._seen = (0, 0)
+        self._gone = False
+        self._ended = anyio.Event()
+
+    @property
+    def id(self) -> str:
+        """The id of its spec."""
+        return self.spec.id
+
+    @abstractmethod
+    async def fork_context(
+        self, ports: ContextPorts, user: str, cwd: str, env: dict[str, str]
+    ) -> bool:
+        """See LaunchedSandbox.fork_context."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Give back what belongs to it elsewhere; no process of it is left."""
+
+    def open_pty(self, rows: int, cols: int) -> tuple[int, int]:
+        """See LaunchedSandbox.open_pty."""
+        return terminal.open_pty(self.pid, rows, cols)
+
+    def metrics(self) -> Metrics:
+        """See LaunchedSandbox.metrics."""
+        if self._gone or self._cgroup is None:
+            raise SandboxDied("the sandbox is gone", sandbox_id=self.id)
+        try:
+            disk = os.statvfs(f"/proc/{self.pid}/root")
+        except FileNotFoundError:
+            raise SandboxDied("its guest has ended", sandbox_id=self.id) from None
+        cgroup = self._cgroup
+        return Metrics(
+            cpu_time=cgroup.cpu_time(),
+            memory=cgroup.memory(),
+            memory_peak=cgroup.memory_peak(),
+            pids=cgroup.pids(),
+            disk=(disk.f_blocks - disk.f_bfree) * disk.f_frsize,
+            disk_total=disk.f_blocks * disk.f_frsize,
+        )
+
+    def breach(self) -> KilledBy | None:
+        """See LaunchedSandbox.breach."""
+        if self._cgroup is None:
+            return None
+        kills, denied = self._cgroup.oom_kills(), self._cgroup.pids_denied()
+        before = self._seen
+        self._seen = (kills, denied)
+        if kills > before[0]:
+            return KilledBy.MEMORY
+        return KilledBy.PIDS if denied > before[1] else None
+
+    def freeze(self) -> None:
+        """See LaunchedSandbox.freeze."""
+        if self._cgroup is not None:
+            self._cgroup.freeze()
+
+    def thaw(self) -> None:
+        """See LaunchedSandbox.thaw."""
+        if self._cgroup is not None:
+            self._cgroup.thaw()
+
+    async def destroy(self) -> None:
+        """See LaunchedSandbox.destroy."""
+        if self._gone:
+            await self._ended.wait()
+            return
+        self._gone = True
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._kill()
+            finally:
+                self._forget()
+                self._ended.set()
+
+    async def _kill(self) -> None:
+        self.channel.close()
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            if self._cgroup is not None:
+                self._cgroup.thaw()
+            # PID 1 ends only when every process of its pid namespace is gone (pid_namespaces(7)).
+            with anyio.fail_after(END_SECONDS):
+                await anyio.wait_readable(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if self._cgroup is not None:
+            self._cgroup.remove()
+            self._cgroup = None
+        self._release()

@@ -1,0 +1,58 @@
+"""Real sandboxes from real trees, with a cache between runs for what takes long to make."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import anyio
+import pytest
+
+from atoll import Engine, Limits
+from atoll.model import IsolationError, LimitUnavailable
+
+ROOTLESS = Limits(memory=None, cpu=None, pids=None, disk=None)
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """Where trees are kept between runs."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    path = Path(base) / "atoll-tests"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def limits(tmp_path_factory: pytest.TempPathFactory) -> Limits:
+    """The limits that this account can hold; skips where no sandbox can be made."""
+    data = tmp_path_factory.mktemp("probe")
+
+    async def probe(wanted: Limits) -> Limits:
+        async with Engine(data_dir=data) as engine, await engine.create("base", limits=wanted):
+            return wanted
+
+    try:
+        return anyio.run(probe, Limits(memory="1G"))
+    except LimitUnavailable:
+        return anyio.run(probe, ROOTLESS)
+    except IsolationError as error:
+        pytest.skip(f"no sandbox can be made here: {error}")
+
+
+@pytest.fixture
+def wheelhouse(tmp_path: Path) -> Path:
+    """A directory with one wheel, `tiny`, which has a script."""
+    house = tmp_path / "wheels"
+    house.mkdir()
+    with zipfile.ZipFile(house / "tiny-1.0-py3-none-any.whl", "w") as wheel:
+        info = "tiny-1.0.dist-info"
+        wheel.writestr("tiny.py", "NAME = 'tiny'\n\ndef main():\n    print(NAME)\n")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/entry_points.txt", "[console_scripts]\ntiny = tiny:main\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    return house
