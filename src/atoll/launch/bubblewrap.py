@@ -96,7 +96,7 @@ class BubblewrapLauncher:
         _check_layers(spec.template)
         check_mounts(spec.mounts)
         workshop = await self._ready_workshop()
-        sandbox = BubblewrapSandbox(spec, workshop, self._alive.discard)
+        sandbox = BubblewrapSandbox(spec, workshop, lambda: self._alive.discard(sandbox))
         self._alive.add(sandbox)
         try:
             await sandbox.start()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-import signal
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +26,13 @@ from atoll.launch.bubblewrap_ids import USER, Ids, InnerIds
 from atoll.launch.bubblewrap_runtime import Runtime
 from atoll.launch.linux import check, terminal
 from atoll.launch.linux.cgroups import Cgroups
-from atoll.launch.linux.cgroups_cgroup import Cgroup
 from atoll.launch.linux.packet_port import PacketPort
+from atoll.launch.linux.running import RunningSandbox
+from atoll.launch.linux.shard import host_pid
 from atoll.launch.port import ContextPorts
-from atoll.model import (
-    GUEST_DIRECTORY,
-    KilledBy,
-    Metrics,
-    SandboxDied,
-    SandboxSpec,
-    WallCheckFailed,
-    WallUnavailable,
-)
+from atoll.model import GUEST_DIRECTORY, SandboxSpec, WallCheckFailed, WallUnavailable
 
 READY_SECONDS = 20.0
-END_SECONDS = 10.0
 GUEST_CAPABILITIES = sum(1 << number for number in (0, 1, 3, 4, 5, 6, 7, 8, 18, 31))
 """The short list of the sandbox's root, and SETPCAP, with which the guest takes even that away."""
 
@@ -50,11 +40,6 @@ _TTY_GROUP = 5
 _UNLIMITED_DISK = 1 << 40
 _SHM = 256 << 20
 _ERROR_BYTES = 4096
-
-
-@functools.cache
-def _host_namespaces() -> dict[str, str]:
-    return check.namespaces_of("self")
 
 
 @functools.cache
@@ -86,33 +71,14 @@ class Workshop:
             os.close(fd)
 
 
-@dataclass(eq=False)
-class BubblewrapSandbox:
-    """See LaunchedSandbox."""
+class BubblewrapSandbox(RunningSandbox):
+    """A sandbox whose `_pidfd` is its bwrap's: all of it ends with that."""
 
-    _spec: SandboxSpec
-    _workshop: Workshop
-    _forget: Callable[[BubblewrapSandbox], None]
-    pid: int = -1
-    channel: socket.socket = field(init=False)
-    _theirs: socket.socket = field(init=False)
-    _number: int = -1
-    _ids: InnerIds = field(init=False)
-    _monitor: int = -1
-    _cgroup: Cgroup | None = None
-    _seen: tuple[int, int] = (0, 0)
-    _gone: bool = False
-    _ended: anyio.Event = field(default_factory=anyio.Event)
-
-    def __post_init__(self) -> None:
-        self.channel, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self.channel.setblocking(False)
-
-    @property
-    def id(self) -> str:
-        """The id of its spec."""
-        return self._spec.id
+    def __init__(self, spec: SandboxSpec, workshop: Workshop, forget: Callable[[], None]) -> None:
+        super().__init__(spec, forget)
+        self._workshop = workshop
+        self._number = -1
+        self._ids: InnerIds
 
     async def start(self) -> None:
         """Have it built, wait until the guest is ready, and check it.
@@ -122,25 +88,28 @@ class BubblewrapSandbox:
             WallUnavailable: bwrap or the builder could not build it; the message is theirs.
             WallCheckFailed: what was built is not what was asked for.
         """
-        with self._theirs:
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self.channel.setblocking(False)
+        with theirs:
             self._number = self._workshop.ids.take()
             self._ids = self._workshop.ids.inner(self._number)
-            self._cgroup = self._workshop.cgroups.create(self.id, self._spec.limits)
+            self._cgroup = self._workshop.cgroups.create(self.id, self.spec.limits)
             with _Pipes() as pipes:
-                await self._build(pipes)
-                self._theirs.close()
+                await self._build(pipes, theirs.fileno())
+                theirs.close()
                 await self._await_guest(pipes)
         check.require(self.pid, self._expected(), self.id)
 
-    async def _build(self, pipes: _Pipes) -> None:
+    async def _build(self, pipes: _Pipes, channel: int) -> None:
         assert self._cgroup is not None
         joins = self._cgroup.join_descriptors()
         filters = [_reopened(fd) for fd in self._workshop.filters]
-        fds = (self._theirs.fileno(), *filters, pipes.errors[1], pipes.go[0], *joins)
+        fds = (channel, *filters, pipes.errors[1], pipes.go[0], *joins)
         try:
             with anyio.CancelScope(shield=True), anyio.fail_after(READY_SECONDS):
                 packet, received = await self._workshop.builder.request(self._request(), fds)
-                self._monitor = received[0]
+                self._pidfd = received[0]
             if not joins:
                 self._cgroup.attach(packet["pid"])
             os.write(pipes.go[1], b"g")
@@ -168,7 +137,7 @@ class BubblewrapSandbox:
                 sandbox_id=self.id,
             )
         try:
-            is_child = _parent(self.pid) == _pid_of(self._monitor)
+            is_child = _parent(self.pid) == host_pid(self._pidfd)
         except (OSError, ValueError) as error:
             reason = f"its guest was gone before it could be checked: {error}"
             raise WallCheckFailed(reason, sandbox_id=self.id) from error
@@ -176,7 +145,7 @@ class BubblewrapSandbox:
             raise WallCheckFailed("its guest is not a child of its bwrap", sandbox_id=self.id)
 
     def _shape(self) -> Shape:
-        spec = self._spec
+        spec = self.spec
         root = spec.template.layers[0].lowers
         inside = GUEST_DIRECTORY.lstrip("/")
         return Shape(
@@ -195,7 +164,7 @@ class BubblewrapSandbox:
         return GUEST_CAPABILITIES if self._ids.guest == 0 else 0
 
     def _request(self) -> dict[str, Any]:
-        spec, kind = self._spec, self._workshop.ids.kind
+        spec, kind = self.spec, self._workshop.ids.kind
         disk = spec.limits.bytes_of("disk") or _UNLIMITED_DISK
         runtime = self._workshop.runtime
         return {
@@ -233,7 +202,7 @@ class BubblewrapSandbox:
             gid_map=self._ids.expected[1],
             filters=2,
             capabilities=self._capabilities,
-            not_in=_host_namespaces(),
+            not_in=check.host_namespaces(),
             bound=bound(self._shape()),
             cgroups=self._cgroup.paths_inside() if self._cgroup else {},
         )
@@ -256,69 +225,7 @@ class BubblewrapSandbox:
             self._workshop.builder.post({"own": [uid, gid - USER + _TTY_GROUP]}, [slave])
         return master, slave
 
-    def metrics(self) -> Metrics:
-        """See LaunchedSandbox.metrics."""
-        if self._gone or self._cgroup is None:
-            raise SandboxDied("the sandbox is gone", sandbox_id=self.id)
-        cgroup = self._cgroup
-        disk = os.statvfs(f"/proc/{self.pid}/root")
-        return Metrics(
-            cpu_time=cgroup.cpu_time(),
-            memory=cgroup.memory(),
-            memory_peak=cgroup.memory_peak(),
-            pids=cgroup.pids(),
-            disk=(disk.f_blocks - disk.f_bfree) * disk.f_frsize,
-            disk_total=disk.f_blocks * disk.f_frsize,
-        )
-
-    def breach(self) -> KilledBy | None:
-        """See LaunchedSandbox.breach."""
-        if self._cgroup is None:
-            return None
-        before, self._seen = self._seen, (self._cgroup.oom_kills(), self._cgroup.pids_denied())
-        if self._seen[0] > before[0]:
-            return KilledBy.MEMORY
-        return KilledBy.PIDS if self._seen[1] > before[1] else None
-
-    def freeze(self) -> None:
-        """See LaunchedSandbox.freeze."""
-        if self._cgroup is not None:
-            self._cgroup.freeze()
-
-    def thaw(self) -> None:
-        """See LaunchedSandbox.thaw."""
-        if self._cgroup is not None:
-            self._cgroup.thaw()
-
-    async def destroy(self) -> None:
-        """See LaunchedSandbox.destroy."""
-        if self._gone:
-            await self._ended.wait()
-            return
-        self._gone = True
-        with anyio.CancelScope(shield=True):
-            try:
-                await self._kill()
-            finally:
-                self._forget(self)
-                self._ended.set()
-
-    async def _kill(self) -> None:
-        self.channel.close()
-        self._theirs.close()
-        if self._monitor >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._monitor, signal.SIGKILL)
-            if self._cgroup is not None:
-                self._cgroup.thaw()
-            # PID 1 ends only when its whole pid namespace is gone (pid_namespaces(7)).
-            with anyio.fail_after(END_SECONDS):
-                await anyio.wait_readable(self._monitor)
-            os.close(self._monitor)
-            self._monitor = -1
-        if self._cgroup is not None:
-            self._cgroup.remove()
-            self._cgroup = None
+    def _release(self) -> None:
         if self._number >= 0:
             self._workshop.ids.give_back(self._number)
             self._number = -1
@@ -371,8 +278,3 @@ def _reopened(fd: int) -> int:
 def _parent(pid: int) -> int:
     stat = Path(f"/proc/{pid}/stat").read_text()
     return int(stat.rpartition(")")[2].split()[1])
-
-
-def _pid_of(pidfd: int) -> int:
-    text = Path(f"/proc/self/fdinfo/{pidfd}").read_text()
-    return int(text.split("Pid:", 1)[1].split(None, 1)[0])

@@ -326,11 +326,11 @@ def test_bwraps_death_kills_everything_in_the_sandbox(data_dir: Path, base: Temp
         guest.run(f"{LINGERING} true")
         inside = sandbox._cgroup.processes() if sandbox._cgroup else []
         assert len(inside) >= 4
-        signal.pidfd_send_signal(sandbox._monitor, signal.SIGKILL)
+        signal.pidfd_send_signal(sandbox._pidfd, signal.SIGKILL)
         assert await anyio.to_thread.run_sync(has_ended, sandbox.channel)
         # Readable when bwrap is dead, and that it is only after its whole pid namespace.
         with anyio.fail_after(5):
-            await anyio.wait_readable(sandbox._monitor)
+            await anyio.wait_readable(sandbox._pidfd)
         assert not [pid for pid in inside if running(pid)]
 
     with_sandbox(data_dir, SandboxSpec("monitor", base), body)

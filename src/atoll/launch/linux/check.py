@@ -7,6 +7,7 @@ process says of itself is never asked.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Mapping
@@ -42,7 +43,8 @@ class ExpectedWalls:
         gid_map: the same of /proc/PID/gid_map.
         filters: least number of seccomp filters (`Seccomp_filters`, Linux 5.9).
         capabilities: the widest mask that any of the five capability sets may hold.
-        not_in: kind to link text ("net:[4026531840]") of namespaces it must not be in: the host's.
+        not_in: kind to link text ("net:[4026531840]") of namespaces it must not be in:
+            `host_namespaces`.
         in_namespaces: kind to link text of namespaces that it must be in.
         root: filesystem types that the mount at / may have.
         filesystems: types that any mount may have.
@@ -65,13 +67,19 @@ class ExpectedWalls:
 
 
 def namespaces_of(pid: int | str = "self") -> dict[str, str]:
-    """Link texts of a process's namespaces; pass the host's own as `ExpectedWalls.not_in`.
+    """Link texts of a process's namespaces.
 
     Raises:
         OSError: no such process, or this one may not look at it.
     """
     directory = Path(f"/proc/{pid}/ns")
     return {kind: str((directory / kind).readlink()) for kind in NAMESPACES}
+
+
+@functools.cache
+def host_namespaces() -> Mapping[str, str]:
+    """This process's own, which no sandbox may be in."""
+    return namespaces_of("self")
 
 
 def parse_map(text: str) -> IdMap:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import socket
 from collections.abc import Callable
@@ -23,11 +22,6 @@ from atoll.model import Limits, SandboxDied, SandboxSpec, WallCheckFailed
 READY_SECONDS = 20.0
 _CONTEXT_NAMESPACES = ("pid", "mnt", "net", "ipc", "uts", "cgroup", "user")
 """In the order in which the heavy zygote enters them (guest/zygote.py)."""
-
-
-@functools.cache
-def _host_namespaces() -> dict[str, str]:
-    return check.namespaces_of("self")
 
 
 class ForkedSandbox(RunningSandbox):
@@ -90,7 +84,7 @@ class ForkedSandbox(RunningSandbox):
             gid_map=gid_map,
             filters=2,
             capabilities=capabilities,
-            not_in=_host_namespaces(),
+            not_in=check.host_namespaces(),
             filesystems=check.PSEUDO_FILESYSTEMS | {"devtmpfs"},
             bound={mount.target: mount.read_only for mount in self.spec.mounts},
             cgroups=self._cgroup.paths_inside() if self._cgroup else {},

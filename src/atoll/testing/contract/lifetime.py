@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
+
 import anyio
 
 from atoll.engine import Engine, Sandbox
@@ -69,6 +73,19 @@ async def an_ended_sandbox_stays_ended(subject: Subject) -> None:
     await raises(SandboxNotFound, subject.engine.get(sandbox.id))
 
 
+async def a_guest_that_has_ended_uses_nothing(subject: Subject) -> None:
+    async with subject.sandbox() as sandbox:
+        guest = os.pidfd_open(sandbox.launched.pid)
+        try:
+            signal.pidfd_send_signal(guest, signal.SIGKILL)
+            # Waited for without the loop: the engine has not heard of its end yet.
+            assert select.select([guest], [], [], 10)[0], "it outlived SIGKILL"
+        finally:
+            os.close(guest)
+        await raises(SandboxDied, sandbox.metrics())
+        await raises(SandboxDied, sandbox.commands.run("true"))
+
+
 async def pause_stops_everything_and_resume_goes_on(subject: Subject) -> None:
     path = f"{subject.home}/ticks"
     async with subject.sandbox() as sandbox:
@@ -126,6 +143,7 @@ CASES = (
     ),
     Case("kill_leaves_nothing", kill_leaves_nothing, walls=True),
     Case("a_cancelled_create_leaves_nothing", a_cancelled_create_leaves_nothing, walls=True),
+    Case("a_guest_that_has_ended_uses_nothing", a_guest_that_has_ended_uses_nothing, walls=True),
     Case("closing_an_engine_leaves_nothing", closing_an_engine_leaves_nothing, walls=True),
     Case(
         "pause_stops_everything_and_resume_goes_on",
