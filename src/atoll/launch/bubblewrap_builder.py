@@ -24,25 +24,10 @@ import sys
 from typing import Any, NoReturn
 
 from atoll.launch import bubblewrap_stage
-from atoll.launch.linux import packets, syscalls
-from atoll.launch.linux.slots import socket_up
+from atoll.launch.linux import own_network, packets, syscalls, user_namespaces
 
-_CAPS_TO_MAP = 1 << syscalls.CAP_SYS_ADMIN | 1 << 6 | 1 << 7
 _CGROUP_FDS_FIRST = 5
 _TOOL_SECONDS = 20
-_USER_LIMITS = {
-    "max_user_namespaces": 0,
-    "max_mnt_namespaces": 0,
-    "max_net_namespaces": 0,
-    "max_pid_namespaces": 0,
-    "max_ipc_namespaces": 0,
-    "max_uts_namespaces": 0,
-    "max_cgroup_namespaces": 0,
-    "max_time_namespaces": 0,
-    "max_inotify_instances": 64,
-    "max_inotify_watches": 65536,
-}
-"""What the kernel counts per user (ucounts): siblings are charged to one account."""
 
 
 def main() -> None:
@@ -170,44 +155,18 @@ class Builder:
 
 def _outer_namespace(config: dict[str, Any]) -> int:
     """The user namespace that owns the sandboxes' other namespaces, as a descriptor."""
-    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
-    if pid == 0:
-        mine.close()
-        try:
-            _hold_outer(config["become"], theirs)
-        finally:
-            os._exit(1)
-    theirs.close()
-    with mine:
-        if mine.recv(16) != b"made":
-            raise OSError("the kernel refused a user namespace to this account")
-        if config.get("tool"):
-            _map_by_tool(pid, config)
-        else:
-            _map_directly(pid, config)
-        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _hold_outer(become: int | None, sock: socket.socket) -> None:
-    if become is not None:
-        # The creator is charged for everything in it (ucounts): never host root.
-        syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
-        os.setgroups([])
-        os.setresgid(become, become, become)
-        os.setresuid(become, become, become)
-        syscalls.set_capabilities(_CAPS_TO_MAP)
-    syscalls.unshare(syscalls.CLONE_NEWUSER)
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
-    sock.send(b"made")
-    sock.recv(16)
+    become, tool = config["become"], config.get("tool", False)
+    return user_namespaces.create(
+        become=lambda: None if become is None else user_namespaces.charge_to_range(become),
+        map_ids=lambda pid: _map_by_tool(pid, config) if tool else _map_directly(pid, config),
+        limits={},
+    )
 
 
 def _map_directly(pid: int, config: dict[str, Any]) -> None:
     if config["become"] is None:
-        _write(f"/proc/{pid}/setgroups", "deny")
-    for name in ("uid", "gid"):
-        _write(f"/proc/{pid}/{name}_map", _lines(config[name]))
+        user_namespaces.write(f"/proc/{pid}/setgroups", "deny")
+    user_namespaces.write_maps(pid, _lines(config["uid"]), _lines(config["gid"]))
 
 
 def _map_by_tool(pid: int, config: dict[str, Any]) -> None:
@@ -245,46 +204,17 @@ def _make_namespaces(sock: socket.socket) -> NoReturn:
 
 
 def _inner_namespace(request: dict[str, Any]) -> int:
-    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
-    if pid == 0:
-        mine.close()
-        try:
-            _hold_inner(theirs)
-        finally:
-            os._exit(1)
-    theirs.close()
-    with mine:
-        if mine.recv(16) != b"made":
-            raise OSError("the kernel refused a sandbox's user namespace")
-        for name in ("uid_map", "gid_map"):
-            _write(f"/proc/{pid}/{name}", request[name])
-        fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-        mine.send(b"mapped")
-        if mine.recv(16) != b"limited":
-            os.close(fd)
-            raise OSError("the limits of a sandbox's user namespace could not be written")
-        return fd
+    return user_namespaces.create(
+        become=lambda: None,
+        map_ids=lambda pid: user_namespaces.write_maps(pid, request["uid_map"], request["gid_map"]),
+        limits=user_namespaces.SANDBOX_LIMITS,
+    )
 
 
-def _hold_inner(sock: socket.socket) -> None:
-    syscalls.unshare(syscalls.CLONE_NEWUSER)
-    sock.send(b"made")
-    if sock.recv(16) != b"mapped":
-        return
-    for name, value in _USER_LIMITS.items():
-        path = f"/proc/sys/user/{name}"
-        if os.path.exists(path):
-            _write(path, str(value))
-    sock.send(b"limited")
-
-
-def _own_network(ping_groups: str) -> None:
+def _own_network(ping_groups: list[int]) -> None:
     """A network namespace of the outer user namespace, with loopback; bwrap is started in it."""
     syscalls.unshare(syscalls.CLONE_NEWNET)
-    socket_up()
-    _write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
-    _write("/proc/sys/net/ipv4/ping_group_range", ping_groups)
+    own_network.settle(*ping_groups)
 
 
 def _arrange(wanted: tuple[int, ...], errors: int) -> None:
@@ -297,14 +227,6 @@ def _arrange(wanted: tuple[int, ...], errors: int) -> None:
     for offset in range(len(high)):
         os.dup2(base + offset, offset)
     os.closerange(len(high), 1 << 20)
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
 
 
 if __name__ == "__main__":

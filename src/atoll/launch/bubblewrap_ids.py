@@ -48,10 +48,10 @@ class InnerIds:
     guest: int
 
     @property
-    def ping_groups(self) -> str:
-        """First and last group that may ping, as net.ipv4.ping_group_range takes it."""
+    def ping_groups(self) -> tuple[int, int]:
+        """First and last group that may ping."""
         _, first, count = map(int, self.maps[1].split("\n", 1)[0].split())
-        return f"{first} {first + count - 1}"
+        return first, first + count - 1
 
     def writer_map(self, owner: int) -> str:
         """An id map by which the sandbox's user writes as host account `owner`, and nobody else."""

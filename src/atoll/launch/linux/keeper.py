@@ -19,7 +19,7 @@ import signal
 import socket
 import sys
 
-from atoll.launch.linux import packets, shard_init, syscalls
+from atoll.launch.linux import packets, shard_init, syscalls, user_namespaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,9 +159,7 @@ class Keeper:
         if answer is None or "error" in answer:
             raise OSError((answer or {}).get("error", "the shard's init died before its id map"))
         line = f"0 {self._config['first_id']} {self._config['id_count']}\n"
-        for name in ("uid_map", "gid_map"):
-            with open(f"/proc/{answer['pid']}/{name}", "w") as file:
-                file.write(line)
+        user_namespaces.write_maps(answer["pid"], line, line)
         for fd in fds:
             os.close(fd)
         packets.send(ready, {"mapped": True})

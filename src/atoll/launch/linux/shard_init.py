@@ -10,7 +10,14 @@ import os
 import signal
 import socket
 
-from atoll.launch.linux import heavy_start, light_zygote, packets, slots, syscalls
+from atoll.launch.linux import (
+    heavy_start,
+    light_zygote,
+    packets,
+    slots,
+    syscalls,
+    user_namespaces,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +41,9 @@ def enter(
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         # The working directory moves along into the copied mounts; its path may be closed to us.
         os.chdir(config["stage"])
-        _become_range_owner(config["first_id"])
+        user_namespaces.charge_to_range(config["first_id"])
+        # Off again with each change of ids (prctl(2)).
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         syscalls.unshare(syscalls.CLONE_NEWUSER)
         packets.send(ready, {"pid": os.getpid()})
         packets.receive(ready)
@@ -48,16 +57,6 @@ def enter(
     except (OSError, ValueError) as error:
         packets.send(ready, {"error": str(error)})
     os._exit(1)
-
-
-def _become_range_owner(first_id: int) -> None:
-    # The user namespace's creator is charged for everything in it (ucounts): never host root.
-    syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
-    os.setgroups([])
-    os.setresgid(first_id, first_id, first_id)
-    os.setresuid(first_id, first_id, first_id)
-    syscalls.set_capabilities(1 << syscalls.CAP_SYS_ADMIN | 1 << 6 | 1 << 7)
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _outlive(pid: int, sockets: tuple[socket.socket, ...], fds: dict[str, int]) -> NoReturn:

@@ -7,19 +7,15 @@ sandbox's own user namespace for its uid range. Filling one takes a fork and fou
 
 from __future__ import annotations
 
-import fcntl
 import os
-import resource
 import socket
-import struct
 
-from atoll.launch.linux import packets, syscalls
+from atoll.launch.linux import own_network, packets, syscalls, user_namespaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _KINDS = {
     "mnt": syscalls.CLONE_NEWNS,
     "net": syscalls.CLONE_NEWNET,
@@ -28,21 +24,6 @@ _KINDS = {
 }
 NAMESPACES = ("mnt", "net", "ipc", "uts", "user")
 """The order in which a slot's descriptors are handed over."""
-
-# Per-sandbox ceilings of what the kernel counts per user (ucounts), so that siblings, which are
-# charged to the same owner, cannot starve each other.
-_USER_LIMITS = {
-    "max_inotify_instances": 32,
-    "max_inotify_watches": 65536,
-    "max_user_namespaces": 0,
-    "max_mnt_namespaces": 0,
-    "max_net_namespaces": 0,
-    "max_pid_namespaces": 0,
-    "max_ipc_namespaces": 0,
-    "max_uts_namespaces": 0,
-    "max_cgroup_namespaces": 0,
-    "max_time_namespaces": 0,
-}
 
 
 def serve(config: dict[str, Any], keeper: socket.socket, number: int) -> NoReturn:
@@ -122,10 +103,7 @@ class Builder:
         made: list[int] = []
         try:
             self._mount_root(request)
-            socket_up()
-            _write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
-            groups = f"{request['root']} {request['root'] + request['groups'] - 1}"
-            _write("/proc/sys/net/ipv4/ping_group_range", groups)
+            own_network.settle(request["root"], request["root"] + request["groups"] - 1)
             for name in _KINDS:
                 made.append(os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC))
             return made
@@ -203,66 +181,13 @@ def _devices(request: dict[str, Any]) -> None:
     syscalls.mount("tmpfs", "/new/dev/shm", "tmpfs", flags | syscalls.MS_NODEV, options)
 
 
-def socket_up() -> None:
-    """Bring up the loopback interface of this network namespace (netdevice(7))."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        request = bytearray(struct.pack("16sh22x", b"lo", 0))
-        fcntl.ioctl(sock, _SIOCGIFFLAGS, request)
-        flags = struct.unpack_from("h", request, 16)[0]
-        struct.pack_into("h", request, 16, flags | _IFF_UP)
-        fcntl.ioctl(sock, _SIOCSIFFLAGS, request)
-
-
 def _user_namespace(request: dict[str, Any]) -> int:
     """A new user namespace with this map, as a descriptor; no process stays in it."""
-    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
-    if pid == 0:
-        mine.close()
-        _hold_user_namespace(theirs, request["root"], request["processes"])
-    theirs.close()
-    try:
-        if mine.recv(16) != b"made":
-            raise OSError("the kernel refused a sandbox's user namespace")
-        lines = request["lines"]
-        for name, text in (("uid_map", lines), ("gid_map", request.get("group_lines", lines))):
-            _write(f"/proc/{pid}/{name}", text)
-        fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-        mine.send(b"mapped")
-        if mine.recv(16) != b"limited":
-            os.close(fd)
-            raise OSError("the limits of a sandbox's user namespace could not be written")
-        return fd
-    finally:
-        mine.close()
-        os.waitpid(pid, 0)
-
-
-def _hold_user_namespace(sock: socket.socket, owner: int, processes: int) -> NoReturn:
-    try:
-        if processes:
-            # Becomes the ceiling of the whole user namespace, counted on its creator (ucounts,
-            # Linux 5.14); so the creator is an id that no other sandbox has.
-            resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
-        os.setresgid(owner, owner, owner)
-        os.setresuid(owner, owner, owner)
-        syscalls.unshare(syscalls.CLONE_NEWUSER)
-        # Only a dumpable process's /proc files belong to its own user, who writes the map.
-        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
-        sock.send(b"made")
-        sock.recv(16)
-        for name, value in _USER_LIMITS.items():
-            path = f"/proc/sys/user/{name}"
-            if os.path.exists(path):
-                _write(path, str(value))
-        sock.send(b"limited")
-    finally:
-        os._exit(0)
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
+    lines = request["lines"]
+    return user_namespaces.create(
+        become=lambda: user_namespaces.charge_to(request["root"], request["processes"]),
+        map_ids=lambda pid: user_namespaces.write_maps(
+            pid, lines, request.get("group_lines", lines)
+        ),
+        limits=user_namespaces.SANDBOX_LIMITS,
+    )

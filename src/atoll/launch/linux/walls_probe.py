@@ -9,13 +9,12 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from atoll.launch.linux import syscalls, walls_probe_nat
+from atoll.launch.linux import syscalls, user_namespaces, walls_probe_nat
 
 PATIENCE = 20.0
 _PLACE = "/tmp"  # noqa: S108  any directory: a tmpfs is mounted over it in a private namespace
@@ -163,17 +162,9 @@ def _idmapped_lower() -> None:
 
 def _mapped_user_namespace() -> int:
     """A user namespace that maps its ids 0 to 999 to others of ours."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        syscalls.unshare(syscalls.CLONE_NEWUSER)
-        os.write(writer, b"1")
-        signal.pause()
-    try:
-        os.read(reader, 1)
-        for file in ("uid_map", "gid_map"):
-            Path("/proc", str(pid), file).write_text("0 1879048192 1000")
-        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+    ids = "0 1879048192 1000"
+    return user_namespaces.create(
+        become=lambda: None,
+        map_ids=lambda pid: user_namespaces.write_maps(pid, ids, ids),
+        limits={},
+    )
