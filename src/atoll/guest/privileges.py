@@ -27,7 +27,7 @@ _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _LINUX = sys.platform == "linux"
 
-_NAMES = {
+ROOT_CAPABILITY_NUMBERS = {
     "CHOWN": 0,
     "DAC_OVERRIDE": 1,
     "FOWNER": 3,
@@ -38,7 +38,7 @@ _NAMES = {
     "SYS_CHROOT": 18,
     "SETFCAP": 31,
 }
-ROOT_CAPABILITIES = sum(1 << number for number in _NAMES.values())
+ROOT_CAPABILITIES = sum(1 << number for number in ROOT_CAPABILITY_NUMBERS.values())
 """All that the sandbox's root may hold."""
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -10,6 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from atoll.launch.linux.guest_rights import (
+    GUEST_CAPABILITIES,
+    GUEST_CAPABILITY_NUMBERS,
+    MASKED,
+    MASKED_DIRECTORIES,
+)
 from atoll.model import GUEST_DIRECTORY, InvalidPath, Mount, Template
 
 STAGE = "/tmp"  # noqa: S108 - in the builder's own mount namespace, under a tmpfs of its own
@@ -21,26 +27,7 @@ CHANNEL, INNER_USERNS, OUTER_FILTER, INNER_FILTER = 3, 4, 5, 6
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 """What --dev shows of the machine's devices (bwrap(1))."""
 
-MASKED = ("cmdline", "interrupts", "kallsyms", "kcore", "keys", "sysrq-trigger", "timer_list")
-"""Files of /proc that tell about the machine and that nothing inside needs."""
-
-MASKED_DIRECTORIES = ("acpi", "bus", "scsi")
-"""Directories of /proc that list the machine's devices."""
-
 _RESERVED = ("/proc", "/dev", "/sys", GUEST_DIRECTORY)
-
-_CAPABILITY_NAMES = {
-    0: "CHOWN",
-    1: "DAC_OVERRIDE",
-    3: "FOWNER",
-    4: "FSETID",
-    5: "KILL",
-    6: "SETGID",
-    7: "SETUID",
-    8: "SETPCAP",
-    18: "SYS_CHROOT",
-    31: "SETFCAP",
-}
 
 
 @dataclass(frozen=True)
@@ -52,8 +39,6 @@ class Shape:
         hostname: as seen inside.
         mounts: what the caller hands in.
         guest: the command that bwrap runs, as seen inside.
-        guest_id: the id inside that the guest takes on.
-        capabilities: mask of what the guest may hold.
         guest_lowers: which lowers of the root have a /.atoll, topmost first; ours goes on top.
         masked: those of `MASKED` and `MASKED_DIRECTORIES` that this kernel's /proc has.
     """
@@ -62,8 +47,6 @@ class Shape:
     hostname: str
     mounts: tuple[Mount, ...]
     guest: tuple[str, ...]
-    guest_id: int
-    capabilities: int
     guest_lowers: tuple[int, ...] = ()
     masked: tuple[str, ...] = MASKED
 
@@ -72,8 +55,7 @@ def arguments(shape: Shape) -> list[str]:
     """All arguments after the program's name."""
     return [
         *_namespaces(shape.hostname),
-        # SETPCAP: the entry empties the bounding set, and gives this up with the rest.
-        *_capabilities(shape.capabilities | 1 << 8),
+        *_capabilities(),
         *_root(shape.template),
         *_guest(shape.guest_lowers),
         *_proc(shape.masked),
@@ -81,7 +63,7 @@ def arguments(shape: Shape) -> list[str]:
         *_mounts(shape.mounts),
         *("--chdir", "/"),
         *("--add-seccomp-fd", str(OUTER_FILTER), "--add-seccomp-fd", str(INNER_FILTER)),
-        *("--", *shape.guest, str(shape.guest_id), f"{shape.capabilities:x}"),
+        *("--", *shape.guest, f"{GUEST_CAPABILITIES:x}"),
     ]
 
 
@@ -118,11 +100,10 @@ def _namespaces(hostname: str) -> list[str]:
     ]
 
 
-def _capabilities(mask: int) -> list[str]:
+def _capabilities() -> list[str]:
     words = ["--cap-drop", "ALL"]
-    for number, name in _CAPABILITY_NAMES.items():
-        if mask >> number & 1:
-            words += ["--cap-add", f"CAP_{name}"]
+    for name in GUEST_CAPABILITY_NUMBERS:
+        words += ["--cap-add", f"CAP_{name}"]
     return words
 
 

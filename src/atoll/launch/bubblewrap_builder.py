@@ -19,7 +19,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 from typing import Any, NoReturn
 
@@ -27,7 +26,6 @@ from atoll.launch import bubblewrap_stage
 from atoll.launch.linux import own_network, packets, syscalls, user_namespaces
 
 _CGROUP_FDS_FIRST = 5
-_TOOL_SECONDS = 20
 
 
 def main() -> None:
@@ -36,27 +34,39 @@ def main() -> None:
     config, _ = packets.receive(control)
     if config is None:
         return
+    number = config["n"]
     try:
-        builder = Builder(control, config)
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        packets.send(control, {"n": 0, "error": str(error)})
+        outer = _outer_namespace(config) if config["root"] else _own_namespace()
+        packets.send(control, {"n": number, "ok": True})
+        # Without rights on the host this process is mapped by the engine in between.
+        request, _ = packets.receive(control)
+        if request is None:
+            return
+        number = request["n"]
+        if not config["root"]:
+            user_namespaces.spare_the_account()
+        builder = Builder(control, outer, root=config["root"])
+    except OSError as error:
+        packets.send(control, {"n": number, "error": str(error)})
         return
-    packets.send(control, {"n": 0, "ok": True})
+    packets.send(control, {"n": number, "ok": True})
     builder.serve()
 
 
 class Builder:
-    """One launcher's builder."""
+    """One launcher's builder.
 
-    def __init__(self, control: socket.socket, config: dict[str, Any]) -> None:
+    Args:
+        control: to the engine.
+        outer: the user namespace that owns the sandboxes' other namespaces.
+        root: this process is root of the host, outside of `outer`; otherwise it is inside.
+    """
+
+    def __init__(self, control: socket.socket, outer: int, *, root: bool) -> None:
         self._control = control
-        self._config = config
-        self._root = config["become"] is not None
+        self._root = root
+        self._outer = outer
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        self._outer = _outer_namespace(config)
-        if not self._root:
-            # An ordinary account can make namespaces only as a member of the outer one.
-            syscalls.setns(self._outer, syscalls.CLONE_NEWUSER)
         self._maker = self._start_maker()
 
     def serve(self) -> None:
@@ -66,9 +76,6 @@ class Builder:
             if request is None:
                 return
             try:
-                if "own" in request:
-                    os.fchown(fds[0], *request["own"])
-                    continue
                 pid, pidfd = self._launch(request, fds)
             except (OSError, ValueError) as error:
                 packets.send(self._control, {"n": request.get("n", -1), "error": str(error)})
@@ -101,8 +108,9 @@ class Builder:
             os.setresuid(0, 0, 0)
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
 
-    def _ask_maker(self, uid_map: str, gid_map: str) -> int:
-        packets.send(self._maker, {"uid_map": uid_map, "gid_map": gid_map})
+    def _ask_maker(self, request: dict[str, Any], uid_map: str, gid_map: str) -> int:
+        asked = {name: request[name] for name in ("root", "processes")}
+        packets.send(self._maker, asked | {"uid_map": uid_map, "gid_map": gid_map})
         answer, fds = packets.receive(self._maker)
         if answer is None or "error" in answer:
             raise OSError((answer or {}).get("error", "the maker of user namespaces is gone"))
@@ -110,23 +118,26 @@ class Builder:
 
     def _launch(self, request: dict[str, Any], fds: list[int]) -> tuple[int, int]:
         """Fork what becomes bwrap. Descriptors: channel, filters (2), errors, go, cgroups."""
-        made = [self._ask_maker(*request["maps"])]
+        made = [self._ask_maker(request, request["lines"], request["lines"])]
         try:
-            writers = {}
-            for number, mount in enumerate(request["mounts"]):
-                if not mount["read_only"] and self._root:
-                    made.append(self._ask_maker(mount["map"], mount["map"]))
-                    writers[number] = made[-1]
+            for mount in request["mounts"] if self._root else ():
+                made.append(self._owner_as_user(request, mount["source"]))
             return syscalls.clone(
                 syscalls.CLONE_NEWPID,
-                lambda: self._become_bwrap(request, fds, made[0], writers),
+                lambda: self._become_bwrap(request, fds, made[0], made[1:]),
             )
         finally:
             for fd in made:
                 os.close(fd)
 
+    def _owner_as_user(self, request: dict[str, Any], source: str) -> int:
+        """An id map by which who owns `source` is the sandbox's user, and nobody else anybody."""
+        status, user = os.stat(source), request["user"]
+        lines = (f"{number} {user} 1\n" for number in (status.st_uid, status.st_gid))
+        return self._ask_maker(request, *lines)
+
     def _become_bwrap(
-        self, request: dict[str, Any], fds: list[int], inner: int, writers: dict[int, int]
+        self, request: dict[str, Any], fds: list[int], inner: int, owners: list[int]
     ) -> NoReturn:
         channel, outer_filter, inner_filter, errors, go = fds[:_CGROUP_FDS_FIRST]
         try:
@@ -139,7 +150,7 @@ class Builder:
             stage = request["stage"]
             syscalls.unshare(syscalls.CLONE_NEWNS)
             syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
-            bubblewrap_stage.lay_out(stage, request, inner, writers)
+            bubblewrap_stage.lay_out(stage, request, inner, owners)
             self._enter_outer()
             _own_network(request["ping_groups"])
             for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
@@ -154,38 +165,20 @@ class Builder:
 
 
 def _outer_namespace(config: dict[str, Any]) -> int:
-    """The user namespace that owns the sandboxes' other namespaces, as a descriptor."""
-    become, tool = config["become"], config.get("tool", False)
+    """As host root: a user namespace of a block of ids that no account has."""
+    line = f"0 {config['first_id']} {config['id_count']}\n"
     return user_namespaces.create(
-        become=lambda: None if become is None else user_namespaces.charge_to_range(become),
-        map_ids=lambda pid: _map_by_tool(pid, config) if tool else _map_directly(pid, config),
+        become=lambda: user_namespaces.charge_to_range(config["first_id"]),
+        map_ids=lambda pid: user_namespaces.write_maps(pid, line, line),
         limits={},
     )
 
 
-def _map_directly(pid: int, config: dict[str, Any]) -> None:
-    if config["become"] is None:
-        user_namespaces.write(f"/proc/{pid}/setgroups", "deny")
-    user_namespaces.write_maps(pid, _lines(config["uid"]), _lines(config["gid"]))
-
-
-def _map_by_tool(pid: int, config: dict[str, Any]) -> None:
-    # newuidmap is setuid root and checks /etc/subuid itself (newuidmap(1)).
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for name in ("uid", "gid"):
-        words = [str(number) for line in config[name] for number in line]
-        subprocess.run(
-            [config["tools"][name], str(pid), *words],
-            check=True,
-            timeout=_TOOL_SECONDS,
-            capture_output=True,
-            env={},
-        )
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-
-
-def _lines(rows: list[list[int]]) -> str:
-    return "".join(f"{inside} {outside} {count}\n" for inside, outside, count in rows)
+def _own_namespace() -> int:
+    """Move into a user namespace of this account's, which is not mapped yet."""
+    syscalls.unshare(syscalls.CLONE_NEWUSER)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+    return os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _make_namespaces(sock: socket.socket) -> NoReturn:
@@ -195,20 +188,14 @@ def _make_namespaces(sock: socket.socket) -> NoReturn:
         if request is None:
             os._exit(0)
         try:
-            fd = _inner_namespace(request)
+            fd = user_namespaces.of_sandbox(
+                request["root"], request["processes"], request["uid_map"], request["gid_map"]
+            )
         except OSError as error:
             packets.send(sock, {"error": str(error)})
         else:
             packets.send(sock, {"ok": True}, (fd,))
             os.close(fd)
-
-
-def _inner_namespace(request: dict[str, Any]) -> int:
-    return user_namespaces.create(
-        become=lambda: None,
-        map_ids=lambda pid: user_namespaces.write_maps(pid, request["uid_map"], request["gid_map"]),
-        limits=user_namespaces.SANDBOX_LIMITS,
-    )
 
 
 def _own_network(ping_groups: list[int]) -> None:

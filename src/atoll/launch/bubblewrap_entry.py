@@ -1,10 +1,10 @@
 """First program of a sandbox of `bubblewrap`: takes away what bwrap leaves, then serves.
 
-    python -I -S -B /.atoll/entry.py UID MASK
+    python -I -S -B /.atoll/entry.py MASK
 
 bwrap enters the sandbox's own user namespace last. That gives a full bounding set back, and its
-process still has the id of the account that built the walls. So this program becomes the guest's
-own id, keeps only the capabilities of MASK (in no other set), and closes every descriptor but the
+process still has the id of the account that built the walls. So this program becomes the sandbox's
+root, keeps only the capabilities of MASK (in no other set), and closes every descriptor but the
 channel. Not a byte of a client has been read by then, and the host checks the result.
 
 Runs inside, with the standard library only. Facts: capabilities(7), prctl(2), user_namespaces(7).
@@ -44,12 +44,11 @@ def close_descriptors() -> None:
     os.closerange(CHANNEL + 1, 1 << 20)
 
 
-def become(uid: int) -> None:
-    """The guest's own account; where one id is mapped it is that already, and has no groups."""
-    if os.getresuid() != (uid, uid, uid) or uid == 0:
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
+def become_root() -> None:
+    """The sandbox's own root: bwrap runs as the account outside that has built the walls."""
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
 
 
 def keep_capabilities(mask: int) -> None:
@@ -68,9 +67,9 @@ def keep_capabilities(mask: int) -> None:
 def main() -> None:
     """Become the guest that the command line describes, and serve."""
     try:
-        uid, mask = int(sys.argv[1]), int(sys.argv[2], 16)
+        mask = int(sys.argv[1], 16)
         close_descriptors()
-        become(uid)
+        become_root()
         keep_capabilities(mask)
         _call("not dumpable", _prctl(_PR_SET_DUMPABLE, 0))
         name = ctypes.create_string_buffer(b"guest")

@@ -7,38 +7,24 @@ import os
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
 
-from atoll.launch.bubblewrap_arguments import (
-    MASKED,
-    MASKED_DIRECTORIES,
-    STAGE,
-    Shape,
-    arguments,
-    bound,
-    layer_sources,
-)
-from atoll.launch.bubblewrap_ids import USER, Ids, InnerIds
-from atoll.launch.bubblewrap_runtime import Runtime
-from atoll.launch.linux import check, terminal
+from atoll.launch.bubblewrap_arguments import STAGE, Shape, arguments, bound, layer_sources
+from atoll.launch.bubblewrap_workshop import Workshop
+from atoll.launch.linux import check
 from atoll.launch.linux.cgroups import Cgroups
-from atoll.launch.linux.packet_port import PacketPort
+from atoll.launch.linux.guest_rights import GUEST_CAPABILITIES, MASKED, MASKED_DIRECTORIES
+from atoll.launch.linux.identities import USER
 from atoll.launch.linux.running import RunningSandbox
 from atoll.launch.linux.shard import host_pid
+from atoll.launch.linux.slot_store import SlotShape
 from atoll.launch.port import ContextPorts
-from atoll.model import GUEST_DIRECTORY, SandboxSpec, WallCheckFailed, WallUnavailable
+from atoll.model import GUEST_DIRECTORY, Mount, SandboxSpec, WallCheckFailed, WallUnavailable
 
 READY_SECONDS = 20.0
-GUEST_CAPABILITIES = sum(1 << number for number in (0, 1, 3, 4, 5, 6, 7, 8, 18, 31))
-"""The short list of the sandbox's root, and SETPCAP, with which the guest takes even that away."""
-
-_TTY_GROUP = 5
-_UNLIMITED_DISK = 1 << 40
-_SHM = 256 << 20
 _ERROR_BYTES = 4096
 
 
@@ -48,39 +34,22 @@ def _masked() -> tuple[str, ...]:
     return tuple(name for name in names if Path("/proc", name).exists())
 
 
-@dataclass(eq=False)
-class Workshop:
-    """What the sandboxes of one launcher are made with.
-
-    Attributes:
-        filters: the outer and the inner seccomp program, as descriptors.
-    """
-
-    builder: PacketPort
-    ids: Ids
-    runtime: Runtime
-    cgroups: Cgroups
-    filters: tuple[int, int]
-
-    def close(self) -> None:
-        """End the builder, and with it what it started."""
-        self.builder.close()
-        self.ids.close()
-        self.cgroups.remove()
-        for fd in self.filters:
-            os.close(fd)
-
-
 class BubblewrapSandbox(RunningSandbox):
     """A sandbox whose `_pidfd` is its bwrap's: all of it ends with that."""
 
-    def __init__(self, spec: SandboxSpec, workshop: Workshop, forget: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        spec: SandboxSpec,
+        workshop: Workshop,
+        slot: SlotShape,
+        forget: Callable[[], None],
+    ) -> None:
         super().__init__(spec, forget)
         self._workshop = workshop
-        self._number = -1
-        self._ids: InnerIds
+        self._slot = slot
+        self._part = -1
 
-    async def start(self) -> None:
+    async def start(self, cgroups: Cgroups) -> None:
         """Have it built, wait until the guest is ready, and check it.
 
         Raises:
@@ -92,9 +61,8 @@ class BubblewrapSandbox(RunningSandbox):
         self.channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self.channel.setblocking(False)
         with theirs:
-            self._number = self._workshop.ids.take()
-            self._ids = self._workshop.ids.inner(self._number)
-            self._cgroup = self._workshop.cgroups.create(self.id, self.spec.limits)
+            self._part = self._workshop.ids.take()
+            self._cgroup = cgroups.create(self.id, self._slot.left_to_cgroups(self.spec.limits))
             with _Pipes() as pipes:
                 await self._build(pipes, theirs.fileno())
                 theirs.close()
@@ -153,55 +121,51 @@ class BubblewrapSandbox(RunningSandbox):
             hostname=spec.hostname,
             mounts=spec.mounts,
             guest=self._workshop.runtime.guest,
-            guest_id=self._ids.guest,
-            capabilities=self._capabilities,
             guest_lowers=tuple(i for i, lower in enumerate(root) if (lower / inside).is_dir()),
             masked=_masked(),
         )
 
-    @property
-    def _capabilities(self) -> int:
-        return GUEST_CAPABILITIES if self._ids.guest == 0 else 0
-
     def _request(self) -> dict[str, Any]:
-        spec, kind = self.spec, self._workshop.ids.kind
-        disk = spec.limits.bytes_of("disk") or _UNLIMITED_DISK
-        runtime = self._workshop.runtime
+        spec, ids, runtime = self.spec, self._workshop.ids, self._workshop.runtime
+        root, user = (ids.inside(self._part, number) for number in (0, USER))
+        # What lays out the stage is root of the host, or else in the outer user namespace itself.
+        outer = ids.host[0] if ids.idmapped else 0
         return {
             "stage": STAGE,
-            "maps": self._ids.maps,
-            "owners": self._ids.owners,
-            "ping_groups": self._ids.ping_groups,
-            "idmap": kind == "root",
+            "lines": ids.lines(self._part),
+            "root": root,
+            "user": user,
+            "owners": {"root": outer + root, "user": outer + user},
+            "ping_groups": ids.ping_groups(self._part),
+            "processes": self._slot.processes,
+            "idmap": ids.idmapped,
             "lowers": [str(p) for layer in spec.template.layers for p in layer.lowers],
             "layers": layer_sources(spec.template),
             "runtime": str(runtime.directory),
             "program": runtime.bwrap,
             "arguments": arguments(self._shape()),
-            "mounts": [self._mount(mount.source, mount.read_only, kind) for mount in spec.mounts],
-            "disk": disk,
-            "inodes": max(4096, disk >> 13),
-            "shm": _SHM,
+            "mounts": [self._mount(mount) for mount in spec.mounts],
+            "disk": self._slot.disk,
+            "inodes": self._slot.inodes,
+            "shm": self._slot.shm,
         }
 
-    def _mount(self, source: Path, read_only: bool, kind: str) -> dict[str, Any]:
-        if not read_only and kind == "sub-ids":
+    def _mount(self, mount: Mount) -> dict[str, Any]:
+        if not mount.read_only and not self._workshop.ids.idmapped:
             raise WallUnavailable(
-                f"{source} cannot be handed in writable: the sandbox has no id of yours",
+                f"{mount.source} cannot be handed in writable: the sandbox has no id of yours",
                 sandbox_id=self.id,
                 hint="mount it read-only and copy results out, or run as root",
             )
-        request: dict[str, Any] = {"source": str(source), "read_only": read_only}
-        if not read_only and kind == "root":
-            request["map"] = self._ids.writer_map(source.stat().st_uid)
-        return request
+        return {"source": str(mount.source), "read_only": mount.read_only}
 
     def _expected(self) -> check.ExpectedWalls:
+        uid_map, gid_map = self._workshop.ids.expected(self._part)
         return check.ExpectedWalls(
-            uid_map=self._ids.expected[0],
-            gid_map=self._ids.expected[1],
+            uid_map=uid_map,
+            gid_map=gid_map,
             filters=2,
-            capabilities=self._capabilities,
+            capabilities=GUEST_CAPABILITIES,
             not_in=check.host_namespaces(),
             bound=bound(self._shape()),
             cgroups=self._cgroup.paths_inside() if self._cgroup else {},
@@ -213,22 +177,10 @@ class BubblewrapSandbox(RunningSandbox):
         """There is no heavy zygote: contexts are started by exec."""
         return False
 
-    def open_pty(self, rows: int, cols: int) -> tuple[int, int]:
-        """See LaunchedSandbox.open_pty."""
-        master, slave = terminal.open_pty(self.pid, rows, cols)
-        # Opened by the host, so the host's: inside nobody could open it by its name.
-        first = self._ids.expected[0][0][1]
-        if self._workshop.ids.kind == "root":
-            os.fchown(slave, first + USER, first + _TTY_GROUP)
-        elif self._workshop.ids.kind == "sub-ids":
-            uid, gid = self._ids.owners[USER]
-            self._workshop.builder.post({"own": [uid, gid - USER + _TTY_GROUP]}, [slave])
-        return master, slave
-
     def _release(self) -> None:
-        if self._number >= 0:
-            self._workshop.ids.give_back(self._number)
-            self._number = -1
+        if self._part >= 0:
+            self._workshop.ids.give_back(self._part)
+            self._part = -1
 
 
 class _Pipes:

@@ -15,27 +15,19 @@ import stat
 from typing import Any
 
 from atoll.launch.linux import syscalls
+from atoll.launch.linux.guest_rights import OWN_DIRECTORIES
 
 _OWN_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
-_NEW_DIRECTORIES = (
-    ("tmp", 0o1777, 0),
-    ("var", 0o755, 0),
-    ("var/tmp", 0o1777, 0),
-    ("root", 0o700, 0),
-    ("home", 0o755, 0),
-    ("home/user", 0o750, 1000),
-)
-"""Directories whose owner must be right: without idmapped lowers all is nobody's."""
 
 
-def lay_out(stage: str, request: dict[str, Any], inner: int, writers: dict[int, int]) -> None:
+def lay_out(stage: str, request: dict[str, Any], inner: int, owners: list[int]) -> None:
     """Mount everything. In this process's mount namespace, which must be its own.
 
     Args:
         stage: an existing directory; it is covered.
         request: the builder's request (`bubblewrap_builder`).
         inner: descriptor of the sandbox's user namespace.
-        writers: index of a writable mount to the descriptor of its id map.
+        owners: for each mount the descriptor of its id map; as root only.
     """
     idmap = inner if request["idmap"] else 0
     trees: list[tuple[str, int]] = []
@@ -43,7 +35,7 @@ def lay_out(stage: str, request: dict[str, Any], inner: int, writers: dict[int, 
         trees.append((f"l{number}", _read_only(path, idmap)))
     trees.append(("runtime", _read_only(request["runtime"], idmap)))
     for number, mount in enumerate(request["mounts"]):
-        trees.append((f"m{number}", _handed_in(mount, idmap, writers.get(number, 0))))
+        trees.append((f"m{number}", _handed_in(mount, owners[number] if idmap else 0)))
     syscalls.mount("tmpfs", stage, "tmpfs", _OWN_FLAGS, "mode=755,size=1m,nr_inodes=1k")
     for name, tree in trees:
         _attach(tree, f"{stage}/{name}")
@@ -58,11 +50,11 @@ def _read_only(path: str, idmap: int) -> int:
     return tree
 
 
-def _handed_in(mount: dict[str, Any], idmap: int, writer: int) -> int:
+def _handed_in(mount: dict[str, Any], owner: int) -> int:
     if mount["read_only"]:
-        return _read_only(mount["source"], idmap)
-    tree = syscalls.open_tree(mount["source"], recursive=not writer)
-    _set(tree, syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOSUID, writer)
+        return _read_only(mount["source"], owner)
+    tree = syscalls.open_tree(mount["source"], recursive=not owner)
+    _set(tree, syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOSUID, owner)
     return tree
 
 
@@ -86,28 +78,27 @@ def _attach(tree: int, place: str) -> None:
 
 
 def _writable(stage: str, request: dict[str, Any]) -> None:
-    owners = {int(inside): tuple(pair) for inside, pair in request["owners"].items()}
-    uid, gid = owners[0]
+    root = request["owners"]["root"]
     options = f"mode=755,size={request['disk']},nr_inodes={request['inodes']}"
     os.mkdir(f"{stage}/rw", 0o755)
     syscalls.mount("tmpfs", f"{stage}/rw", "tmpfs", _OWN_FLAGS, options)
     for number, lowers in enumerate(request["layers"]):
         for name in (f"{number}u", f"{number}w"):
-            _directory(f"{stage}/rw/{name}", stat.S_IMODE(os.stat(lowers[0]).st_mode), uid, gid)
+            _directory(f"{stage}/rw/{name}", stat.S_IMODE(os.stat(lowers[0]).st_mode), root)
     if not request["idmap"]:
-        _own_directories(f"{stage}/rw/0u", request["layers"][0], owners)
+        _own_directories(f"{stage}/rw/0u", request["layers"][0], request["owners"])
     os.mkdir(f"{stage}/shm", 0o755)
-    options = f"mode=1777,size={request['shm']},nr_inodes=16k,uid={uid},gid={gid}"
+    options = f"mode=1777,size={request['shm']},nr_inodes=16k,uid={root},gid={root}"
     flags = _OWN_FLAGS | syscalls.MS_NOEXEC
     syscalls.mount("tmpfs", f"{stage}/shm", "tmpfs", flags, options)
 
 
-def _own_directories(upper: str, lowers: list[str], owners: dict[int, tuple[int, ...]]) -> None:
-    for path, mode, owner in _NEW_DIRECTORIES:
+def _own_directories(upper: str, lowers: list[str], owners: dict[str, int]) -> None:
+    for path, mode, owner in OWN_DIRECTORIES:
         kinds = [_kind(f"{lower}/{path}") for lower in lowers]
         there = next((kind for kind in kinds if kind), stat.S_IFDIR)
         if there == stat.S_IFDIR and os.path.isdir(os.path.dirname(f"{upper}/{path}")):
-            _directory(f"{upper}/{path}", mode, *owners[owner])
+            _directory(f"{upper}/{path}", mode, owners[owner])
 
 
 def _kind(path: str) -> int:
@@ -117,7 +108,7 @@ def _kind(path: str) -> int:
         return 0
 
 
-def _directory(path: str, mode: int, uid: int, gid: int) -> None:
+def _directory(path: str, mode: int, owner: int) -> None:
     os.mkdir(path, 0o700)
-    os.chown(path, uid, gid)
+    os.chown(path, owner, owner)
     os.chmod(path, mode)

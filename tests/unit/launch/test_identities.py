@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 from pathlib import Path
 
 import pytest
@@ -55,17 +54,23 @@ def test_a_part_is_taken_once_until_it_is_given_back() -> None:
     assert small.take() == 3
 
 
-def test_the_largest_range_of_the_account_is_used(tmp_path: Path) -> None:
-    name = pwd.getpwuid(os.getuid()).pw_name
-    text = f"someone:1:99\n{name}:100000:10\n{os.getuid()}:200000:65536\nbroken\n{name}:x:y\n"
-    assert identities.sub_range(sub_ids(tmp_path, text)[0]) == (200000, 65536)
-    assert identities.sub_range(tmp_path / "missing") is None
-
-
 @pytest.mark.skipif(os.geteuid() == 0, reason="root has ids without sub-ids")
 def test_an_account_without_sub_ids_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WallUnavailable, match="no sub-ids"):
-        identities.plan(tmp_path, sub_ids(tmp_path, "someone:100000:65536\n"))
+        identities.plan(subid_files=sub_ids(tmp_path, "someone:100000:65536\n"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root has ids without sub-ids")
+def test_an_account_gives_away_as_many_ids_as_it_has_of_both_kinds(tmp_path: Path) -> None:
+    uids, gids = tmp_path / "subuid", tmp_path / "subgid"
+    uids.write_text(f"{os.getuid()}:200000:65536\n")
+    gids.write_text(f"{os.getuid()}:300000:8192\n")
+    for with_account in (False, True):
+        ids = identities.plan(
+            with_account=with_account, subid_files=(uids, gids), lock_file=tmp_path / "lock"
+        )
+        assert (ids.host, ids.count, ids.base) == ((200000, 300000), 8192, int(with_account))
+        ids.close()
 
 
 def test_a_held_block_is_not_given_twice_and_is_free_after_it_is_closed(tmp_path: Path) -> None:

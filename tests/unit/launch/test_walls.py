@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from atoll.launch.linux import walls, walls_probe, walls_situation
+from atoll.launch.linux import sub_ids, walls, walls_probe, walls_situation
 from atoll.launch.linux.cgroups_detect import Layout
 from atoll.launch.linux.walls_situation import Column, Situation
 from atoll.launch.linux.walls_table import FEATURES, LIMITS, WALLS, VerdictKind
@@ -148,13 +148,15 @@ def test_the_column_follows_account_and_cgroups(tmp_path: Path) -> None:
     assert delegated.holds == EVERY
 
 
-def test_sub_ids_are_counted(tmp_path: Path) -> None:
-    assert walls_situation.sub_ids(tmp_path) == (0, 0)
+def test_sub_ids_are_needed_for_users_and_for_groups(tmp_path: Path) -> None:
+    tools = bool(sub_ids.map_tools())
+    assert not walls_situation.has_sub_ids(tmp_path)
     (tmp_path / "etc").mkdir()
-    name = walls_situation.account_name()
-    (tmp_path / "etc/subuid").write_text(f"other:1:9999\n{name}:100000:65536\nbroken\n")
-    (tmp_path / "etc/subgid").write_text(f"{os.geteuid()}:100000:16\n")
-    assert walls_situation.sub_ids(tmp_path) == (65536, 0)
+    (tmp_path / "etc/subuid").write_text(f"{os.getuid()}:100000:65536\n")
+    (tmp_path / "etc/subgid").write_text(f"{os.getuid()}:100000:16\n")
+    assert not walls_situation.has_sub_ids(tmp_path)
+    (tmp_path / "etc/subgid").write_text(f"{os.getuid()}:100000:65536\n")
+    assert walls_situation.has_sub_ids(tmp_path) is tools
 
 
 def test_this_kernel_answers() -> None:

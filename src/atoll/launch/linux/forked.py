@@ -11,13 +11,13 @@ import anyio
 
 from atoll.launch.linux import check
 from atoll.launch.linux.cgroups import Cgroups
-from atoll.launch.linux.light_zygote import GUEST_CAPABILITIES, ROOT_CAPABILITIES
+from atoll.launch.linux.guest_rights import GUEST_CAPABILITIES, ROOT_CAPABILITIES
 from atoll.launch.linux.packet_port import PortClosed
 from atoll.launch.linux.running import RunningSandbox
 from atoll.launch.linux.shard import FORK_SECONDS, Shard, host_pid
-from atoll.launch.linux.slot_store import Slot
+from atoll.launch.linux.slot_store import Slot, SlotShape
 from atoll.launch.port import ContextPorts
-from atoll.model import Limits, SandboxDied, SandboxSpec, WallCheckFailed
+from atoll.model import SandboxDied, SandboxSpec, WallCheckFailed
 
 READY_SECONDS = 20.0
 _CONTEXT_NAMESPACES = ("pid", "mnt", "net", "ipc", "uts", "cgroup", "user")
@@ -32,24 +32,25 @@ class ForkedSandbox(RunningSandbox):
         spec: SandboxSpec,
         shard: Shard,
         slot: Slot,
-        processes: int,
+        shape: SlotShape,
         forget: Callable[[], None],
     ) -> None:
         super().__init__(spec, forget)
         self._shard = shard
         self._slot = slot
-        self._processes = processes
+        self._shape = shape
 
     async def start(self, cgroups: Cgroups) -> None:
         """Fork the guest, put it into its cgroup, wait until it is ready, and check it."""
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         mine.setblocking(False)
         self.channel = mine
-        self._cgroup = cgroup = cgroups.create(self.id, self._limits_of_cgroup())
+        limits = self._shape.left_to_cgroups(self.spec.limits)
+        self._cgroup = cgroup = cgroups.create(self.id, limits)
         joins = cgroup.join_descriptors()
         try:
             forking = self._shard.fork_guest(
-                self._slot, theirs.fileno(), joins, self.spec.hostname, self._processes
+                self._slot, theirs.fileno(), joins, self.spec.hostname, self._shape.processes
             )
         finally:
             for fd in (theirs.detach(), *joins):
@@ -71,11 +72,6 @@ class ForkedSandbox(RunningSandbox):
             )
         check.require(self.pid, self._expected(GUEST_CAPABILITIES), self.id)
         self._slot.close()
-
-    def _limits_of_cgroup(self) -> Limits:
-        # Where no cgroup counts processes the user namespace does (RLIMIT_NPROC, Linux 5.14).
-        limits = self.spec.limits
-        return replace(limits, pids=None) if self._processes else limits
 
     def _expected(self, capabilities: int) -> check.ExpectedWalls:
         uid_map, gid_map = self._shard.ids.expected(self._slot.part)
@@ -107,7 +103,7 @@ class ForkedSandbox(RunningSandbox):
                 ("RLIMIT_NOFILE", limits.open_files),
                 ("RLIMIT_FSIZE", limits.bytes_of("file_size")),
                 ("RLIMIT_CORE", 0),
-                ("RLIMIT_NPROC", self._processes or None),
+                ("RLIMIT_NPROC", self._shape.processes or None),
             )
             if value is not None
         }

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 
 LOWERS = "lowers"
-_INOTIFY_INSTANCES = 100
 _LOWER_ATTRIBUTES = (
     syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 )
@@ -90,9 +89,7 @@ class Keeper:
     def start(self, sockets: dict[str, int]) -> None:
         """Stage the mounts and start the shard's init; returns when init has answered."""
         if not self._config["idmapped"]:
-            # All of the shard is charged to the account, which must keep some for itself.
-            with open("/proc/sys/user/max_inotify_instances", "w") as file:
-                file.write(str(_INOTIFY_INSTANCES))
+            user_namespaces.spare_the_account()
         syscalls.unshare(syscalls.CLONE_NEWNS)
         syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
         self._stage_mounts()

@@ -13,6 +13,7 @@ from functools import partial
 from atoll.guest import init as guest_init
 from atoll.guest.descriptors import close_range
 from atoll.launch.linux import packets, syscalls
+from atoll.launch.linux.guest_rights import GUEST_CAPABILITIES, MASKED, MASKED_DIRECTORIES
 from atoll.launch.linux.slots import NAMESPACES
 
 TYPE_CHECKING = False
@@ -25,15 +26,7 @@ _KINDS = (
     syscalls.CLONE_NEWIPC,
     syscalls.CLONE_NEWUTS,
 )
-# What the sandbox's root keeps (walls.md), and SETPCAP, with which the guest takes even that away.
-ROOT_CAPABILITIES = sum(1 << n for n in (0, 1, 3, 4, 5, 6, 7, 18, 31))
-GUEST_CAPABILITIES = ROOT_CAPABILITIES | 1 << 8
 GUEST_CHANNEL = 3
-
-# Files of /proc that tell about the machine, that any id may read, and that nothing inside needs.
-# (kcore, timer_list, sysrq-trigger and the like belong to a root that no sandbox has.)
-MASKED = ("keys", "interrupts", "cmdline", "kallsyms")
-MASKED_DIRECTORIES = ("bus", "acpi", "scsi", "asound")
 _EMPTY_DIRECTORY = "/dev/mqueue"
 
 

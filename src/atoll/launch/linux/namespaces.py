@@ -24,8 +24,6 @@ from atoll.launch.port import LaunchedSandbox
 from atoll.model import InvalidArgument, SandboxSpec, Template, WallUnavailable
 
 _ATTEMPTS = 3
-_UNLIMITED_DISK = 1 << 40
-_SHM = 256 << 20
 
 
 class NamespacesLauncher:
@@ -78,11 +76,9 @@ class NamespacesLauncher:
 
     async def _launch(self, spec: SandboxSpec) -> ForkedSandbox:
         shard = await self._shard(spec.template)
-        shape = self._shape(spec)
+        shape = SlotShape.of(spec, self._cgroups.holds)
         slot = await shard.slots.take(shape)
-        sandbox = ForkedSandbox(
-            spec, shard, slot, shape.processes, lambda: self._alive.discard(sandbox)
-        )
+        sandbox = ForkedSandbox(spec, shard, slot, shape, lambda: self._alive.discard(sandbox))
         self._alive.add(sandbox)
         try:
             await sandbox.start(self._cgroups)
@@ -91,12 +87,6 @@ class NamespacesLauncher:
                 await sandbox.destroy()
             raise
         return sandbox
-
-    def _shape(self, spec: SandboxSpec) -> SlotShape:
-        disk = spec.limits.bytes_of("disk") or _UNLIMITED_DISK
-        counted = "pids" in self._cgroups.holds
-        processes = 0 if counted else spec.limits.pids or 0
-        return SlotShape(disk, max(4096, disk >> 13), _SHM, processes, spec.mounts)
 
     async def close(self) -> None:
         """See Launcher.close."""

@@ -16,9 +16,10 @@ from typing import Any
 
 import anyio
 
-from atoll.launch.linux import packets, seccomp
+from atoll.launch.linux import packets, seccomp, sub_ids
 from atoll.launch.linux.cgroups import Cgroups
 from atoll.launch.linux.cgroups_cgroup import Cgroup
+from atoll.launch.linux.guest_rights import OWN_DIRECTORIES
 from atoll.launch.linux.identities import ZYGOTE_PART, Identities, plan
 from atoll.launch.linux.packet_port import PacketPort, PortClosed, Reply
 from atoll.launch.linux.slot_store import Slot, SlotShape, SlotStore
@@ -31,23 +32,6 @@ _ZYGOTE_LIMITS = Limits(
     memory="4G", cpu=2.0, pids=256, open_files=None, file_size=None, disk=None, output=None
 )
 _ZYGOTE_SHAPE = SlotShape(disk=64 << 20, inodes=16384, shm=16 << 20)
-# What a root needs to write in where no id map gives the template's directories to the sandbox.
-_OWN_DIRECTORIES = (
-    ("etc", 0o755, "root"),
-    ("home", 0o755, "root"),
-    ("home/user", 0o755, "user"),
-    ("mnt", 0o755, "root"),
-    ("root", 0o700, "root"),
-    ("run", 0o755, "root"),
-    ("srv", 0o755, "root"),
-    ("tmp", 0o1777, "root"),
-    ("var", 0o755, "root"),
-    ("var/cache", 0o755, "root"),
-    ("var/lib", 0o755, "root"),
-    ("var/log", 0o755, "root"),
-    ("var/tmp", 0o1777, "root"),
-)
-_MAP_TOOLS = ("newuidmap", "newgidmap")
 # The packages' doors would import the host's libraries into every guest: they stay shut.
 _ENTRY = """
 import sys, types
@@ -64,7 +48,7 @@ class Shard:
 
     def __init__(self, template: Template, data_dir: Path, cgroups: Cgroups, name: str) -> None:
         self.template = template
-        self.ids: Identities = plan(data_dir)
+        self.ids: Identities = plan()
         self._cgroups = cgroups
         self.name = name
         self._stage = Path(tempfile.mkdtemp(prefix="stage-", dir=data_dir))
@@ -155,15 +139,7 @@ class Shard:
         assert self._control is not None
         await self._answer()
         pid = self._process.pid if self._process is not None else 0
-        account = (os.getuid(), os.getgid())
-        for tool, own, host in zip(_MAP_TOOLS, account, self.ids.host, strict=True):
-            words = [tool, str(pid), "0", str(own), "1", "1", str(host), str(self.ids.count)]
-            result = await anyio.run_process(words, check=False)
-            if result.returncode:
-                raise WallUnavailable(
-                    f"{tool} refused this account's sub-ids: {result.stderr.decode().strip()}",
-                    hint="see `atoll doctor`",
-                )
+        await sub_ids.map_account(pid, self.ids.host, self.ids.count)
         packets.send(self._control, {"mapped": True})
 
     def _config(self) -> packets.Packet:
@@ -186,7 +162,7 @@ class Shard:
         layers, count = [], 0
         for layer in self.template.layers:
             indexes = list(range(count, count + len(layer.lowers)))
-            own = [] if self.ids.idmapped or layer.mountpoint != "/" else list(_OWN_DIRECTORIES)
+            own = [] if self.ids.idmapped or layer.mountpoint != "/" else list(OWN_DIRECTORIES)
             layers.append({"mountpoint": layer.mountpoint, "lowers": indexes, "own": own})
             count += len(layer.lowers)
         return layers

@@ -6,15 +6,17 @@ import asyncio
 import functools
 import os
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from atoll.launch.linux.identities import USER, Identities
 from atoll.launch.linux.packet_port import PacketPort, PortClosed, Reply
-from atoll.model import Mount, WallUnavailable
+from atoll.model import Limits, Mount, SandboxSpec, WallUnavailable
 
 SPARE_SLOTS = 4
 _TERMINAL_GROUP = 5
+_UNLIMITED_DISK = 1 << 40
+_SHM = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,17 @@ class SlotShape:
     shm: int
     processes: int = 0
     mounts: tuple[Mount, ...] = ()
+
+    @classmethod
+    def of(cls, spec: SandboxSpec, held: frozenset[str]) -> SlotShape:
+        """What `spec` asks for where cgroups hold the limits `held`."""
+        disk = spec.limits.bytes_of("disk") or _UNLIMITED_DISK
+        processes = 0 if "pids" in held else spec.limits.pids or 0
+        return cls(disk, max(4096, disk >> 13), _SHM, processes, spec.mounts)
+
+    def left_to_cgroups(self, limits: Limits) -> Limits:
+        """Those of `limits` that the slot itself does not hold."""
+        return replace(limits, pids=None) if self.processes else limits
 
 
 @dataclass
@@ -117,7 +130,7 @@ class SlotStore:
             "root": ids.inside(part, 0),
             "user": ids.inside(part, USER),
             "tty": ids.inside(part, _TERMINAL_GROUP),
-            "groups": ids.rows[0][2],
+            "ping_groups": ids.ping_groups(part),
             "disk": shape.disk,
             "inodes": shape.inodes,
             "shm": shape.shm,

@@ -57,7 +57,7 @@ class Builder:
     def build(self, request: dict[str, Any]) -> list[int]:
         """The descriptors of a new slot, in the order of `NAMESPACES`."""
         sources = [source for source, _, _ in request["mounts"]]
-        users = [_user_namespace(request)]
+        users = [_user_namespace(request, request["lines"], request["lines"])]
         try:
             users += self._owners_as_user(request, sources)
             read_only = [mount[2] for mount in request["mounts"]]
@@ -80,9 +80,7 @@ class Builder:
         owners = self._ask({"owners": sources})["owners"]
         user = request["user"]
         return [
-            _user_namespace(
-                request | {"lines": f"{uid} {user} 1\n", "group_lines": f"{gid} {user} 1\n"}
-            )
+            _user_namespace(request, f"{uid} {user} 1\n", f"{gid} {user} 1\n")
             for uid, gid in owners
         ]
 
@@ -103,7 +101,7 @@ class Builder:
         made: list[int] = []
         try:
             self._mount_root(request)
-            own_network.settle(request["root"], request["root"] + request["groups"] - 1)
+            own_network.settle(*request["ping_groups"])
             for name in _KINDS:
                 made.append(os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC))
             return made
@@ -181,13 +179,5 @@ def _devices(request: dict[str, Any]) -> None:
     syscalls.mount("tmpfs", "/new/dev/shm", "tmpfs", flags | syscalls.MS_NODEV, options)
 
 
-def _user_namespace(request: dict[str, Any]) -> int:
-    """A new user namespace with this map, as a descriptor; no process stays in it."""
-    lines = request["lines"]
-    return user_namespaces.create(
-        become=lambda: user_namespaces.charge_to(request["root"], request["processes"]),
-        map_ids=lambda pid: user_namespaces.write_maps(
-            pid, lines, request.get("group_lines", lines)
-        ),
-        limits=user_namespaces.SANDBOX_LIMITS,
-    )
+def _user_namespace(request: dict[str, Any], uid_map: str, gid_map: str) -> int:
+    return user_namespaces.of_sandbox(request["root"], request["processes"], uid_map, gid_map)

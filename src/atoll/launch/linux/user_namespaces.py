@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import NoReturn
 
-SANDBOX_LIMITS = {
+_SANDBOX_LIMITS = {
     "max_inotify_instances": 32,
     "max_inotify_watches": 65536,
     "max_user_namespaces": 0,
@@ -71,6 +71,20 @@ def create(
         _await_end(pid)
 
 
+def of_sandbox(owner: int, processes: int, uid_map: str, gid_map: str) -> int:
+    """A sandbox's own user namespace, or an id map of the same owner, as a descriptor.
+
+    Args:
+        owner, processes: see `charge_to`.
+        uid_map, gid_map: as a process of this user namespace writes them.
+    """
+    return create(
+        become=lambda: charge_to(owner, processes),
+        map_ids=lambda pid: write_maps(pid, uid_map, gid_map),
+        limits=_SANDBOX_LIMITS,
+    )
+
+
 def charge_to(owner: int, processes: int = 0) -> None:
     """Become an id of this user namespace: what this process makes is charged to it.
 
@@ -95,6 +109,11 @@ def charge_to_range(first: int) -> None:
     os.setgroups([])
     charge_to(first)
     syscalls.set_capabilities(_CAPABILITIES_TO_MAP)
+
+
+def spare_the_account() -> None:
+    """Leave the account something of what all sandboxes in this user namespace are charged for."""
+    write("/proc/sys/user/max_inotify_instances", "100")
 
 
 _CAPABILITIES_TO_MAP = 1 << syscalls.CAP_SYS_ADMIN | 1 << 6 | 1 << 7

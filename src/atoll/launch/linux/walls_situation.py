@@ -7,19 +7,19 @@ import errno
 import os
 import platform
 import pwd
-import shutil
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from atoll.launch.linux import sub_ids
 from atoll.launch.linux.cgroups_detect import DELEGATION_FIX, Layout, detect
+from atoll.launch.linux.identities import FEWEST_SUB_IDS
 
 CAP_SYS_ADMIN = 21
 _CLONE3, _MOUNT_SETATTR = 435, 442
 _CLONE_INTO_CGROUP = 0x200000000
-_SMALLEST_SUB_IDS = 512
 
 
 class Column(Enum):
@@ -76,7 +76,7 @@ def situation(root: Path = Path("/"), layout: Layout | None = None) -> Situation
         reason=layout.reason,
         fix=layout.fix,
         counts_cpu_time=layout.version == 2 or "cpuacct" in layout.controllers,
-        sub_ids=all(sub_ids(root)) and bool(shutil.which("newuidmap")),
+        sub_ids=has_sub_ids(root),
         account=account_name(),
         features={
             "mount_setattr": has_mount_setattr(),
@@ -110,19 +110,10 @@ def account_name() -> str:
         return str(os.geteuid())
 
 
-def sub_ids(root: Path = Path("/")) -> tuple[int, int]:
-    """How many sub-uids and sub-gids this account has in its largest range (subuid(5))."""
-    names = {account_name(), str(os.geteuid())}
-    counts = []
-    for file in ("etc/subuid", "etc/subgid"):
-        try:
-            rows = [line.split(":") for line in (root / file).read_text().splitlines()]
-        except OSError:
-            rows = []
-        sizes = [int(r[2]) for r in rows if len(r) == 3 and r[0] in names and r[2].isdigit()]
-        largest = max(sizes, default=0)
-        counts.append(largest if largest > _SMALLEST_SUB_IDS else 0)
-    return counts[0], counts[1]
+def has_sub_ids(root: Path = Path("/")) -> bool:
+    """Whether this account has enough sub-uids and sub-gids, and the programs that map them."""
+    counts = [sub_ids.largest(root / file.relative_to("/"))[1] for file in sub_ids.FILES]
+    return min(counts) >= FEWEST_SUB_IDS and bool(sub_ids.map_tools())
 
 
 def has_mount_setattr() -> bool:
