@@ -191,9 +191,15 @@ def read_journal(path: Path) -> tuple[str | None, dict[str, tuple[int, str | Non
 def start_time(pid: int) -> str | None:
     """When a process started, as the kernel says it (proc_pid_stat(5), field 22); None if gone."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        stat = os.read(fd, 4096).decode(errors="replace")
+    except ProcessLookupError:
+        return None
+    finally:
+        os.close(fd)
     return stat[stat.rindex(")") + 2 :].split()[19]
 
 

@@ -41,6 +41,10 @@ class Channel:
         """The descriptor to poll."""
         return self._socket.fileno()
 
+    def close(self) -> None:
+        """Give back the descriptor."""
+        self._socket.close()
+
     @property
     def unsent(self) -> bool:
         """True if packets wait for room: poll for writing, then `flush`."""

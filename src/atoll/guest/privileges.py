@@ -15,6 +15,8 @@ from atoll.guest.refusal import Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from atoll.guest.users import Account
 
 _PR_SET_DUMPABLE = 4
@@ -74,22 +76,29 @@ def forbid_new_privileges() -> None:
 
 
 class Powers:
-    """What this process holds and can therefore give away.
+    """What a process holds and can therefore give away.
 
     Attributes:
         permitted: mask of its permitted capabilities.
         bounding: numbers of the capabilities in its bounding set.
     """
 
-    def __init__(self) -> None:
-        self.permitted = _permitted() if _LINUX else 0
-        self.bounding: list[int] = []
-        if _LINUX:
-            number = 0
-            while (present := _prctl(_PR_CAPBSET_READ, number)) >= 0:
-                if present:
-                    self.bounding.append(number)
-                number += 1
+    def __init__(self, permitted: int, bounding: list[int]) -> None:
+        self.permitted = permitted
+        self.bounding = bounding
+
+    @classmethod
+    def held(cls) -> Powers:
+        """Those of this process."""
+        if not _LINUX:
+            return cls(0, [])
+        return cls(_permitted(), [number for number, present in _bounding_set() if present])
+
+    @classmethod
+    def of_newcomer(cls) -> Powers:
+        """Those of whoever has just entered a user namespace: all there are (setns(2))."""
+        known = [number for number, _ in _bounding_set()]
+        return cls(sum(1 << number for number in known), known)
 
     def become(self, account: Account) -> None:
         """Turn this process into `account` for good: root keeps the short list, others nothing.
@@ -145,11 +154,19 @@ def _capset(mask: int) -> None:
         raise _error()
 
 
+def _bounding_set() -> Iterator[tuple[int, bool]]:
+    """Each capability that this kernel knows, and whether this process's bounding set has it."""
+    number = 0
+    while (present := _prctl(_PR_CAPBSET_READ, number)) >= 0:
+        yield number, bool(present)
+        number += 1
+
+
 def _prctl_clear_ambient() -> None:
     if _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL) < 0:
         raise _error()
 
 
-def become(account: Account) -> None:
-    """`Powers().become(account)`, for who changes once."""
-    Powers().become(account)
+def become(account: Account, powers: Powers) -> None:
+    """`powers.become(account)`, by which a zygote's fork takes its last step."""
+    powers.become(account)

@@ -6,7 +6,6 @@ descriptors, directory and environment.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import importlib.util
@@ -14,7 +13,7 @@ import os
 import sys
 from typing import NoReturn
 
-from atoll.guest.contexts import blas, figures, reseed
+from atoll.guest.contexts import blas, figures, memory, reseed
 from atoll.guest.contexts.channel import Channel
 from atoll.guest.contexts.plain import Interpreter
 from atoll.guest.contexts.rehearsal import rehearse
@@ -68,13 +67,15 @@ def warm(preload: list[str], *, plain: bool = False) -> None:
     """
     context = PythonContext(preload, plain)
     context.rehearse()
+    reseed.prepare()
     _warmed[:] = [context]
     threads = os.listdir("/proc/self/task")
     if len(threads) != 1:
         raise RuntimeError(f"a preload of {preload} left {len(threads)} threads running")
     gc.collect()
     gc.freeze()
-    _give_back_memory()
+    memory.give_back()
+    memory.make_huge()
 
 
 def serve(control_fd: int) -> NoReturn:
@@ -82,13 +83,6 @@ def serve(control_fd: int) -> NoReturn:
     if not _warmed:
         warm([])
     _warmed[0].serve(control_fd)
-
-
-def _give_back_memory() -> None:
-    """A fork copies the page tables of all memory: what was freed need not be among it."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _make_interpreter(plain: bool) -> Interpreter:

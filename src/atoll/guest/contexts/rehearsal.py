@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from atoll.guest.contexts.channel import Channel, encode
-from atoll.guest.contexts.session import Session
+from atoll.guest.contexts.session import Session, open_streams
 
 if TYPE_CHECKING:
     from atoll.guest.contexts.plain import Interpreter
@@ -41,7 +41,7 @@ _HEAVY_CELLS = {
 def rehearse(interpreter: Interpreter) -> None:
     """Run the cells through a session; what it answers is thrown away."""
     requests, ours = socket.socketpair()
-    streams = sys.stdout, sys.stderr
+    streams = sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__
     handler = signal.getsignal(signal.SIGINT)
     before = dict(interpreter.namespace)
     sys.stdout = sys.stderr = io.StringIO()
@@ -49,12 +49,15 @@ def rehearse(interpreter: Interpreter) -> None:
     try:
         with requests, ours, open(os.devnull, "wb") as nowhere:
             session = Session(Channel(requests.fileno(), nowhere.fileno()), interpreter)
-            session.attach()
+            for _ in range(_ROUNDS):
+                session.attach()
+                open_streams()
+            sys.stdout = sys.stderr = io.StringIO()
             for code in [*_CELLS * _ROUNDS, *heavy * 2]:
                 ours.sendall(encode({"op": "run", "id": 1, "code": code}))
                 session.step()
     finally:
-        sys.stdout, sys.stderr = streams
+        sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__ = streams  # type: ignore[misc]
         signal.signal(signal.SIGINT, handler)
         interpreter.forget(before)
         vars(sys).pop("last_value", None)

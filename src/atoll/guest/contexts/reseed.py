@@ -13,9 +13,19 @@ from typing import Any
 _ENTROPY = 48
 
 
+def prepare() -> None:
+    """Before the fork: have OpenSSL load its generators, which takes milliseconds."""
+    module: Any = sys.modules.get("ssl")
+    if module is not None:
+        module.RAND_bytes(1)
+
+
 def reseed() -> None:
-    """Reseed every generator of this process that is loaded."""
-    _reseed_random()
+    """Reseed every generator of this process that is loaded.
+
+    `random` is not among them: its own hook has seeded it in the fork (os.register_at_fork).
+    """
+    _forget_identities()
     for name, step in (
         ("ssl", _reseed_ssl),
         ("cryptography.hazmat.bindings._rust", _reseed_cryptography),
@@ -27,10 +37,7 @@ def reseed() -> None:
             step(module)
 
 
-def _reseed_random() -> None:
-    module: Any = sys.modules.get("random")
-    if module is not None:
-        module.seed()
+def _forget_identities() -> None:
     # Their own generators compare getpid(), which is not enough (see above).
     tempfile: Any = sys.modules.get("tempfile")
     if tempfile is not None:
@@ -47,7 +54,8 @@ def _reseed_ssl(module: Any) -> None:
 
 def _reseed_numpy(module: Any) -> None:
     # The legacy global generator; numpy.random.default_rng() draws from the kernel each time.
-    module.seed()
+    # Words of the kernel's own: a seed of numpy's choice is hashed in Python, in ten times as long.
+    module.seed(list(memoryview(os.urandom(_ENTROPY)).cast("I")))
 
 
 def _reseed_torch(module: Any) -> None:

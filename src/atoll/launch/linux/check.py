@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from atoll.model.errors import WallCheckFailed
 
@@ -72,8 +71,11 @@ def namespaces_of(pid: int | str = "self") -> dict[str, str]:
     Raises:
         OSError: no such process, or this one may not look at it.
     """
-    directory = Path(f"/proc/{pid}/ns")
-    return {kind: str((directory / kind).readlink()) for kind in NAMESPACES}
+    directory = os.open(f"/proc/{pid}/ns", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return {kind: os.readlink(kind, dir_fd=directory) for kind in NAMESPACES}
+    finally:
+        os.close(directory)
 
 
 @functools.cache

@@ -39,28 +39,32 @@ class ForkedSandbox(RunningSandbox):
         self._shard = shard
         self._slot = slot
         self._shape = shape
+        self._namespaces: dict[str, str] = {}
 
     async def start(self, cgroups: Cgroups) -> None:
         """Fork the guest, put it into its cgroup, wait until it is ready, and check it."""
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         mine.setblocking(False)
         self.channel = mine
-        limits = self._shape.left_to_cgroups(self.spec.limits)
-        self._cgroup = cgroup = cgroups.create(self.id, limits)
-        joins = cgroup.join_descriptors()
-        try:
+        with theirs:
             forking = self._shard.fork_guest(
-                self._slot, theirs.fileno(), joins, self.spec.hostname, self._shape.processes
+                self._slot, theirs.fileno(), self.spec.hostname, self._shape.processes
             )
+        try:
+            # Made while the zygote forks: the guest waits for it before it goes on.
+            self._cgroup = cgroup = cgroups.create(
+                self.id, self._shape.left_to_cgroups(self.spec.limits)
+            )
+            joins = cgroup.join_descriptors()
+            if joins:
+                self._let_go_on(joins)
         finally:
-            for fd in (theirs.detach(), *joins):
-                os.close(fd)
-        with anyio.CancelScope(shield=True), anyio.fail_after(FORK_SECONDS):
-            self._pidfd = (await forking)[1][0]
-        self.pid = host_pid(self._pidfd)
+            with anyio.CancelScope(shield=True), anyio.fail_after(FORK_SECONDS):
+                self._pidfd = (await forking)[1][0]
+                self.pid = host_pid(self._pidfd)
         if not joins:
             cgroup.attach(self.pid)
-            mine.send(b"go")
+            self._let_go_on(())
         with anyio.fail_after(READY_SECONDS):
             await anyio.wait_readable(mine)
         # Looked at, not taken: the packet is the engine's to read.
@@ -71,7 +75,15 @@ class ForkedSandbox(RunningSandbox):
                 sandbox_id=self.id,
             )
         check.require(self.pid, self._expected(GUEST_CAPABILITIES), self.id)
+        self._namespaces = check.namespaces_of(self.pid)
         self._slot.close()
+
+    def _let_go_on(self, joins: tuple[int, ...]) -> None:
+        try:
+            socket.send_fds(self.channel, [b"go"], joins)
+        finally:
+            for fd in joins:
+                os.close(fd)
 
     def _expected(self, capabilities: int) -> check.ExpectedWalls:
         uid_map, gid_map = self._shard.ids.expected(self._slot.part)
@@ -142,9 +154,8 @@ class ForkedSandbox(RunningSandbox):
             )
         capabilities = ROOT_CAPABILITIES if user == "root" else 0
         # The zygote's code is the template's: it is not believed to have entered anything.
-        walls = replace(self._expected(capabilities), in_namespaces=check.namespaces_of(self.pid))
+        walls = replace(self._expected(capabilities), in_namespaces=self._namespaces)
         check.require(pid, walls, self.id)
-        gate.send(b"go")
 
     def held(self) -> tuple[str, tuple[int, int, int]]:
         """Its shard's name, its guest's pidfd and channel, and the socket its shard lives by."""

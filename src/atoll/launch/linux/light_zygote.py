@@ -40,6 +40,7 @@ def serve(config: dict[str, Any], number: int) -> NoReturn:
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.install_filter(outer)
     guest_init.settle()
+    guest_init.rehearse()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     covers = dict.fromkeys(MASKED, "/dev/null")
     covers |= dict.fromkeys(MASKED_DIRECTORIES, _EMPTY_DIRECTORY)
@@ -77,21 +78,15 @@ def _become_guest(
     dropped: list[int],
 ) -> NoReturn:
     channel = fds[len(NAMESPACES)]
-    joins = fds[len(NAMESPACES) + 1 :]
     try:
         engine.close()
-        # One thread that moves itself takes no lock of the whole machine (cgroup v1, `tasks`).
-        for fd in joins:
-            os.write(fd, b"0")
         for fd, kind in zip(fds, _KINDS, strict=False):
             syscalls.setns(fd, kind)
         socket.sethostname(request["hostname"])
         syscalls.set_name("atoll-guest")
         _mount_proc(masked)
         os.setsid()
-        # Elsewhere the host moves this process, then says go: from here on it is charged.
-        if not joins and os.read(channel, 16) != b"go":
-            os._exit(1)
+        _join_cgroup(channel)
         syscalls.unshare(syscalls.CLONE_NEWCGROUP)
         syscalls.setns(fds[NAMESPACES.index("user")], syscalls.CLONE_NEWUSER)
         os.setgroups([])
@@ -113,11 +108,25 @@ def _become_guest(
     guest_init.serve(GUEST_CHANNEL, settled=True)
 
 
+def _join_cgroup(channel: int) -> None:
+    """Wait until the host has made the cgroup: from here on this process is charged to it.
+
+    On cgroup v1 the host hands in its `tasks`: one thread that moves itself takes no lock of the
+    whole machine. Elsewhere the host has moved this process.
+    """
+    with socket.socket(fileno=os.dup(channel)) as host:
+        word, joins, _, _ = socket.recv_fds(host, 16, packets.MAX_DESCRIPTORS)
+    if word != b"go":
+        os._exit(1)
+    for fd in joins:
+        os.write(fd, b"0")
+
+
 def _mount_proc(masked: list[tuple[str, str]]) -> None:
     flags = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
     # The shard's own /proc lies at /proc only because a fully visible one must be there for this.
+    # It stays covered: nobody inside may unmount, and taking it off costs an RCU grace period.
     fd = syscalls.filesystem("proc", {}, flags)
-    syscalls.umount("/proc", syscalls.MNT_DETACH)
     syscalls.move_mount(fd, "/proc")
     os.close(fd)
     for cover, path in masked:

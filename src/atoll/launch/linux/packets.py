@@ -33,8 +33,10 @@ def send(sock: socket.socket, packet: Packet, fds: tuple[int, ...] | list[int] =
 
 def receive(sock: socket.socket) -> tuple[Packet | None, list[int]]:
     """The next packet (None at end of file) and its descriptors, now the caller's."""
+    # Its true length first: a buffer for the longest one would be mapped and unmapped each time.
+    size = min(sock.recv_into(bytearray(1), 1, socket.MSG_PEEK | socket.MSG_TRUNC), MAX_PACKET)
     data, ancillary, flags, _ = sock.recvmsg(
-        MAX_PACKET, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
+        size or 1, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
     )
     fds: list[int] = []
     for level, kind, body in ancillary:

@@ -212,14 +212,14 @@ class Shard:
             return ""
 
     def fork_guest(
-        self, slot: Slot, channel: int, joins: tuple[int, ...], hostname: str, processes: int
+        self, slot: Slot, channel: int, hostname: str, processes: int
     ) -> asyncio.Future[Reply]:
         """Ask for a guest in `slot`; the reply holds its pidfd.
 
-        It joins its cgroup by the descriptors `joins`, or else waits for go on `channel`.
+        It waits for go on `channel`, which brings the descriptors by which it joins its cgroup.
         """
         packet = {"hostname": hostname, "processes": processes}
-        return self._ports["LIGHT"].request(packet, [*slot.fds, channel, *joins])
+        return self._ports["LIGHT"].request(packet, [*slot.fds, channel])
 
     async def fork_context(self, request: packets.Packet, fds: list[int]) -> int:
         """Fork a context (see guest/zygote.py for the descriptors). Returns its pidfd.

@@ -14,6 +14,8 @@ from atoll.launch.linux.packet_port import PacketPort, PortClosed, Reply
 from atoll.model import Limits, Mount, SandboxSpec, WallUnavailable
 
 SPARE_SLOTS = 4
+_LOW = 2
+_QUIET_SECONDS = 0.025
 _TERMINAL_GROUP = 5
 _UNLIMITED_DISK = 1 << 40
 _SHM = 256 << 20
@@ -70,6 +72,7 @@ class SlotStore:
         self._identities = identities
         self._spare: deque[asyncio.Future[Slot]] = deque()
         self._shape: SlotShape | None = None
+        self._refilling: asyncio.TimerHandle | None = None
 
     async def take(self, shape: SlotShape) -> Slot:
         """A slot of this shape, from the spares if there is one.
@@ -92,7 +95,7 @@ class SlotStore:
             raise WallUnavailable(f"a sandbox's root could not be built: {error}") from error
         if not shape.mounts:
             self._shape = shape
-            self._refill(shape)
+            self._refill_soon(shape)
         return slot
 
     async def build(self, part: int, shape: SlotShape) -> Slot:
@@ -106,11 +109,29 @@ class SlotStore:
     def drop_spares(self) -> None:
         """Let every spare go."""
         self._shape = None
+        self._put_off_refill()
         while self._spare:
             self._spare.popleft().add_done_callback(self._discard)
 
     def _take_part(self) -> int:
         return self._identities.take()
+
+    def _refill_soon(self, shape: SlotShape) -> None:
+        """Now if few are left; else when nobody has taken one for a moment.
+
+        Building takes locks of the kernel that the create which has just begun needs as well.
+        """
+        self._put_off_refill()
+        if len(self._spare) < _LOW:
+            self._refill(shape)
+        else:
+            loop = asyncio.get_running_loop()
+            self._refilling = loop.call_later(_QUIET_SECONDS, self._refill, shape)
+
+    def _put_off_refill(self) -> None:
+        if self._refilling is not None:
+            self._refilling.cancel()
+            self._refilling = None
 
     def _refill(self, shape: SlotShape) -> None:
         while len(self._spare) < SPARE_SLOTS and not self._identities.exhausted:

@@ -47,7 +47,7 @@ privileges = sys.modules.get("atoll.guest.privileges")
 if "filter" in {steps!r}:
     zygote._install = lambda program: None
 if "user" in {steps!r} and privileges is not None:
-    privileges.become = lambda account: None
+    privileges.become = lambda account, powers: None
 if "namespaces" in {steps!r}:
     enter = zygote._setns
     zygote._setns = lambda fd, kind: None if kind in {kinds!r} else enter(fd, kind)
