@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable
@@ -80,7 +81,9 @@ class ForkedSandbox(RunningSandbox):
 
     def _let_go_on(self, joins: tuple[int, ...]) -> None:
         try:
-            socket.send_fds(self.channel, [b"go"], joins)
+            # One that has ended by now has said why: that is read next.
+            with contextlib.suppress(ConnectionError):
+                socket.send_fds(self.channel, [b"go"], joins)
         finally:
             for fd in joins:
                 os.close(fd)
