@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 
 from atoll.launch import bubblewrap_runtime
+from atoll.launch.alive import Alive
 from atoll.launch.bubblewrap_arguments import check_mounts
 from atoll.launch.bubblewrap_find import find
 from atoll.launch.bubblewrap_sandbox import BubblewrapSandbox
@@ -23,6 +24,7 @@ from atoll.launch.linux import walls
 from atoll.launch.linux.cgroups import Cgroups
 from atoll.launch.linux.slot_store import SlotShape
 from atoll.launch.linux.walls_situation import situation
+from atoll.launch.template_layers import require_lowers
 from atoll.model import LauncherUnavailable, SandboxSpec, Template, TemplateError
 
 
@@ -48,7 +50,7 @@ class BubblewrapLauncher:
         self._situation = situation(layout=self._cgroups.layout)
         self._workshop: Workshop | None = None
         self._starting = anyio.Lock()
-        self._alive: set[BubblewrapSandbox] = set()
+        self._alive: Alive[BubblewrapSandbox] = Alive()
 
     async def prepare(self, template: Template) -> None:
         """Start the builder and make the guest's runtime; there is no zygote to warm.
@@ -72,13 +74,8 @@ class BubblewrapLauncher:
         workshop = await self._ready_workshop()
         shape = SlotShape.of(spec, self._cgroups.holds)
         sandbox = BubblewrapSandbox(spec, workshop, shape, lambda: self._alive.discard(sandbox))
-        self._alive.add(sandbox)
-        try:
+        async with self._alive.adding(sandbox):
             await sandbox.start(self._cgroups)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await sandbox.destroy()
-            raise
         return sandbox
 
     async def close(self) -> None:
@@ -88,8 +85,7 @@ class BubblewrapLauncher:
             self._cgroups.remove()
 
     async def _clear(self) -> None:
-        for sandbox in list(self._alive):
-            await sandbox.destroy()
+        await self._alive.destroy()
         workshop, self._workshop = self._workshop, None
         if workshop is not None:
             await workshop.close()
@@ -122,7 +118,4 @@ def shared_home(directory: Path) -> Path:
 def _check_layers(template: Template) -> None:
     if not template.layers or template.layers[0].mountpoint != "/":
         raise TemplateError(f"template {template.name!r} has no layer for /")
-    for layer in template.layers:
-        for lower in layer.lowers:
-            if not lower.is_dir():
-                raise TemplateError(f"template {template.name!r}: {lower} is not a directory")
+    require_lowers(template)

@@ -6,16 +6,13 @@ network. It is never chosen automatically.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
-import termios
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +21,7 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 
+from atoll.launch import host_terminal
 from atoll.launch.adoption_port import Held
 from atoll.launch.port import ContextPorts, LaunchedSandbox
 from atoll.model import KilledBy, Metrics, SandboxSpec, Template
@@ -151,12 +149,7 @@ class FakeSandbox:
 
     def open_pty(self, rows: int, cols: int) -> tuple[int, int]:
         """A terminal of the host's."""
-        master, slave = os.openpty()
-        for fd in (master, slave):
-            os.set_inheritable(fd, False)
-        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
-        os.set_blocking(master, False)
-        return master, slave
+        return host_terminal.open_pty(rows, cols)
 
     def metrics(self) -> Metrics:
         """What the test has set."""

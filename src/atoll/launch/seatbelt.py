@@ -21,14 +21,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 
+from atoll.launch import host_terminal
+from atoll.launch.alive import Alive, EndsOnce
 from atoll.launch.port import ContextPorts
 from atoll.launch.seatbelt_profile import Places, profile
+from atoll.launch.template_layers import require_lowers
 from atoll.model import (
     KilledBy,
     LauncherUnavailable,
@@ -37,7 +39,6 @@ from atoll.model import (
     Metrics,
     SandboxSpec,
     Template,
-    TemplateError,
     WallUnavailable,
 )
 
@@ -66,7 +67,7 @@ class SeatbeltLauncher:
 
     name = "seatbelt"
     _directory: Path
-    _alive: set[SeatbeltSandbox]
+    _alive: Alive[SeatbeltSandbox]
 
     def __init__(self, directory: Path, *, owner: str = "engine") -> None:
         if sys.platform != "darwin":
@@ -77,7 +78,7 @@ class SeatbeltLauncher:
         if not PROGRAM.exists():
             raise LauncherUnavailable(f"launcher seatbelt needs {PROGRAM}, which is not there")
         self._directory = directory
-        self._alive = set()
+        self._alive = Alive()
 
     async def prepare(self, template: Template) -> None:
         """Nothing is warmed; the template's places must be there.
@@ -85,30 +86,21 @@ class SeatbeltLauncher:
         Raises:
             TemplateError: one is not.
         """
-        for layer in template.layers:
-            for lower in layer.lowers:
-                if not lower.is_dir():
-                    raise TemplateError(f"template {template.name!r}: {lower} is not a directory")
+        require_lowers(template)
 
     async def launch(self, spec: SandboxSpec) -> SeatbeltSandbox:
         """See Launcher.launch."""
         refuse_limits(spec.limits)
         await self.prepare(spec.template)
-        sandbox = SeatbeltSandbox(spec, self._directory / spec.id, self._alive.discard)
-        self._alive.add(sandbox)
-        try:
+        own = self._directory / spec.id
+        sandbox = SeatbeltSandbox(spec, own, lambda: self._alive.discard(sandbox))
+        async with self._alive.adding(sandbox):
             await sandbox.start()
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await sandbox.destroy()
-            raise
         return sandbox
 
     async def close(self) -> None:
         """See Launcher.close."""
-        with anyio.CancelScope(shield=True):
-            for sandbox in list(self._alive):
-                await sandbox.destroy()
+        await self._alive.destroy()
 
 
 def refuse_limits(limits: Limits) -> None:
@@ -148,23 +140,17 @@ def channel_pair() -> tuple[socket.socket, socket.socket]:
     return pair
 
 
-@dataclass(eq=False)
-class SeatbeltSandbox:
+class SeatbeltSandbox(EndsOnce):
     """See LaunchedSandbox."""
 
-    _spec: SandboxSpec
-    _own: Path
-    _forget: Callable[[SeatbeltSandbox], None]
-    channel: socket.socket = field(init=False)
-    _theirs: socket.socket = field(init=False)
-    _process: subprocess.Popen[bytes] | None = None
-    _lifeline: int = -1
-    _word: int = -1
-    _gone: bool = False
-    _ended: anyio.Event = field(default_factory=anyio.Event)
-
-    def __post_init__(self) -> None:
+    def __init__(self, spec: SandboxSpec, own: Path, forget: Callable[[], None]) -> None:
+        super().__init__(forget)
+        self._spec = spec
+        self._own = own
         self.channel, self._theirs = channel_pair()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lifeline = -1
+        self._word = -1
 
     @property
     def id(self) -> str:
@@ -219,11 +205,7 @@ class SeatbeltSandbox:
 
     def open_pty(self, rows: int, cols: int) -> tuple[int, int]:
         """A terminal of the host's: there is no devpts of the sandbox's own."""
-        master, slave = os.openpty()
-        for fd in (master, slave):
-            os.set_inheritable(fd, False)
-        os.set_blocking(master, False)
-        return master, slave
+        return host_terminal.open_pty(rows, cols)
 
     def metrics(self) -> Metrics:
         """Nothing counts a tree of processes there."""
@@ -240,23 +222,13 @@ class SeatbeltSandbox:
     def thaw(self) -> None:
         """Nothing was frozen."""
 
-    async def destroy(self) -> None:
-        """See LaunchedSandbox.destroy."""
-        if self._gone:
-            await self._ended.wait()
-            return
-        self._gone = True
-        with anyio.CancelScope(shield=True):
-            try:
-                self._stop_watching()
-                self.channel.close()
-                self._theirs.close()
-                if self._lifeline >= 0:
-                    os.close(self._lifeline)
-                await anyio.to_thread.run_sync(self._remove)
-            finally:
-                self._forget(self)
-                self._ended.set()
+    async def _end(self) -> None:
+        self._stop_watching()
+        self.channel.close()
+        self._theirs.close()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+        await anyio.to_thread.run_sync(self._remove)
 
     def _remove(self) -> None:
         if self._process is not None:

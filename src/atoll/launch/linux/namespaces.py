@@ -11,6 +11,7 @@ from pathlib import Path
 import anyio
 
 from atoll.launch.adoption_port import Held
+from atoll.launch.alive import Alive
 from atoll.launch.linux import walls
 from atoll.launch.linux.adopted import AdoptedSandbox, Lifeline
 from atoll.launch.linux.cgroups import Cgroups
@@ -21,6 +22,7 @@ from atoll.launch.linux.shard import Shard
 from atoll.launch.linux.slot_store import SlotShape
 from atoll.launch.linux.walls_situation import situation
 from atoll.launch.port import LaunchedSandbox
+from atoll.launch.template_layers import require_lowers
 from atoll.model import InvalidArgument, SandboxSpec, Template, WallUnavailable
 
 _ATTEMPTS = 3
@@ -38,7 +40,7 @@ class NamespacesLauncher:
         self._situation = situation(layout=self._cgroups.layout)
         self._shards: dict[str, list[Shard]] = {}
         self._starting: dict[str, anyio.Lock] = {}
-        self._alive: set[RunningSandbox] = set()
+        self._alive: Alive[RunningSandbox] = Alive()
         self._lifelines: dict[int, Lifeline] = {}
 
     async def prepare(self, template: Template) -> None:
@@ -51,6 +53,7 @@ class NamespacesLauncher:
             for shard in shards:
                 if shard.serving and shard.template == template:
                     return shard
+            require_lowers(template)
             name = f"zygotes-{secrets.token_hex(4)}"
             shard = Shard(template, self._data_dir, self._cgroups, name)
             try:
@@ -79,20 +82,14 @@ class NamespacesLauncher:
         shape = SlotShape.of(spec, self._cgroups.holds)
         slot = await shard.slots.take(shape)
         sandbox = ForkedSandbox(spec, shard, slot, shape, lambda: self._alive.discard(sandbox))
-        self._alive.add(sandbox)
-        try:
+        async with self._alive.adding(sandbox):
             await sandbox.start(self._cgroups)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await sandbox.destroy()
-            raise
         return sandbox
 
     async def close(self) -> None:
         """See Launcher.close."""
         with anyio.CancelScope(shield=True):
-            for sandbox in list(self._alive):
-                await sandbox.destroy()
+            await self._alive.destroy()
             for shards in self._shards.values():
                 for shard in shards:
                     await shard.close()
@@ -117,13 +114,8 @@ class NamespacesLauncher:
             shard = self._cgroups.open(str(held.state["shard"]))
             self._lifelines[key] = Lifeline(lifeline, shard)
         sandbox = AdoptedSandbox(spec, self._lifelines[key], lambda: self._alive.discard(sandbox))
-        self._alive.add(sandbox)
-        try:
+        async with self._alive.adding(sandbox):
             sandbox.take_over(pidfd, socket.socket(fileno=channel), self._cgroups.open(spec.id))
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await sandbox.destroy()
-            raise
         return sandbox
 
     async def settle(self) -> None:

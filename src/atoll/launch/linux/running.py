@@ -6,11 +6,12 @@ import contextlib
 import os
 import signal
 import socket
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 
 import anyio
 
+from atoll.launch.alive import EndsOnce
 from atoll.launch.linux import terminal
 from atoll.launch.linux.cgroups_cgroup import Cgroup
 from atoll.launch.port import ContextPorts
@@ -19,19 +20,17 @@ from atoll.model import KilledBy, Metrics, SandboxDied, SandboxSpec
 END_SECONDS = 10.0
 
 
-class RunningSandbox(ABC):
+class RunningSandbox(EndsOnce):
     """What its guest's pidfd, its channel and its cgroup are enough for."""
 
     def __init__(self, spec: SandboxSpec, forget: Callable[[], None]) -> None:
+        super().__init__(forget)
         self.spec = spec
         self.pid = -1
         self.channel: socket.socket
         self._pidfd = -1
         self._cgroup: Cgroup | None = None
-        self._forget = forget
         self._seen = (0, 0)
-        self._gone = False
-        self._ended = anyio.Event()
 
     @property
     def id(self) -> str:
@@ -91,21 +90,9 @@ class RunningSandbox(ABC):
         if self._cgroup is not None:
             self._cgroup.thaw()
 
-    async def destroy(self) -> None:
-        """See LaunchedSandbox.destroy."""
-        if self._gone:
-            await self._ended.wait()
-            return
-        self._gone = True
-        with anyio.CancelScope(shield=True):
-            try:
-                await self._kill()
-            finally:
-                self._forget()
-                self._ended.set()
-
-    async def _kill(self) -> None:
-        self.channel.close()
+    async def _end(self) -> None:
+        if hasattr(self, "channel"):  # else there was no descriptor left for one
+            self.channel.close()
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
+from atoll.engine import Sandbox
 from atoll.model import FileAccessDenied
 from atoll.testing.contract.case import Case, Subject
 
@@ -32,6 +34,27 @@ async def processes_are_apart(subject: Subject) -> None:
         look = "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"
         assert "424242" in (await one.commands.run(look)).stdout
         assert "424242" not in (await other.commands.run(look, user="root")).stdout
+
+
+async def host_ids_are_apart(subject: Subject) -> None:
+    """Also of two engines, which know nothing of each other."""
+    async with (
+        subject.make_engine() as engine,
+        subject.sandbox() as one,
+        subject.sandbox() as two,
+        await subject.create(engine) as other,
+    ):
+        seen: set[int] = set()
+        for sandbox in (one, two, other):
+            ids = _host_ids(sandbox)
+            assert ids and not ids & seen, f"shared: {sorted(ids & seen)[:5]}"
+            seen |= ids
+
+
+def _host_ids(sandbox: Sandbox) -> set[int]:
+    rows = Path(f"/proc/{sandbox.info.pid}/uid_map").read_text().split()
+    pairs = zip(map(int, rows[1::3]), map(int, rows[2::3]), strict=True)
+    return {first + number for first, count in pairs for number in range(count)}
 
 
 async def loopback_is_apart(subject: Subject) -> None:
@@ -76,6 +99,7 @@ CASES = tuple(
     Case(run.__name__, run, walls=True)
     for run in (
         files_are_apart,
+        host_ids_are_apart,
         processes_are_apart,
         loopback_is_apart,
         nothing_of_the_machine_is_seen,
