@@ -13,10 +13,11 @@ import os
 import sys
 from typing import NoReturn
 
-from atoll.guest.contexts import blas, figures, memory, reseed
+from atoll.guest.contexts import blas, figures, memory
 from atoll.guest.contexts.channel import Channel
 from atoll.guest.contexts.plain import Interpreter
 from atoll.guest.contexts.rehearsal import rehearse
+from atoll.guest.contexts.reseed import Generators
 from atoll.guest.contexts.session import Session
 
 
@@ -32,15 +33,17 @@ class PythonContext:
             importlib.import_module(name)
         figures.follow_imports()
         self._libraries = blas.find_libraries()
+        self._generators = Generators()
 
     def rehearse(self) -> None:
         """Touch what cells need, so that forks find it in memory."""
         rehearse(self._interpreter)
+        figures.forget_fonts()
 
     def serve(self, control_fd: int) -> NoReturn:
         """Answer cells on `control_fd`, printing to 1 and 2, until the host ends it."""
         _own_process_group()
-        reseed.reseed()
+        self._generators.reseed()
         blas.release_environment()
         self._interpreter.before_import = self._lift
         _add_user_paths()
@@ -67,7 +70,6 @@ def warm(preload: list[str], *, plain: bool = False) -> None:
     """
     context = PythonContext(preload, plain)
     context.rehearse()
-    reseed.prepare()
     _warmed[:] = [context]
     threads = os.listdir("/proc/self/task")
     if len(threads) != 1:
