@@ -1,11 +1,25 @@
-"""The keyword arguments of `Engine.create`, for those who pass them on."""
+"""The keyword arguments of `Engine` and of `Engine.create`, for those who pass them on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypedDict
 
+from atoll.engine.clock import Clock
+from atoll.launch import Launcher
 from atoll.model import Limits, Mount
+
+
+class EngineOptions(TypedDict, total=False):
+    """See `Engine`, which says what each means."""
+
+    data_dir: Path | str | None
+    launcher: str | Launcher | None
+    pool: int
+    owner: str | None
+    clock: Clock | None
+    new_id: Callable[[], str]
 
 
 class CreateOptions(TypedDict, total=False):

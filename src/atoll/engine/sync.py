@@ -3,171 +3,153 @@
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Any, Self
+from pathlib import Path
+from typing import Self, TypeVar, Unpack
 
-import anyio.from_thread
-import anyio.to_thread
-from anyio.from_thread import BlockingPortal
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from atoll.engine.commands import CommandHandle, Commands
+from atoll.engine.create_options import CreateOptions, EngineOptions
 from atoll.engine.engine import Engine
-from atoll.engine.files import Files
-from atoll.engine.pty import PtyHandle, Ptys
-from atoll.engine.sandbox import Sandbox
-from atoll.engine.templates import Templates
-from atoll.engine.watch import Watch
+from atoll.engine.front import Closing, Front, blocking, giving, plain
+from atoll.engine.sandbox import END_GRACE_SECONDS, Sandbox
+from atoll.engine.sync_parts import SyncCommands, SyncFiles, SyncPtys, SyncTemplates
+from atoll.engine.templates import CODE_INTERPRETER
+from atoll.model import InvalidArgument, KilledBy, SandboxInfo, SandboxSpec, Template
 
-_FRONTED = (CommandHandle, Commands, Files, PtyHandle, Ptys, Templates, Watch, AsyncIterator)
+T = TypeVar("T")
 
 
-class SyncFront:
-    """Stands for an object of the engine: its coroutine methods are plain methods here.
+class SyncSandbox(Closing, Front[Sandbox]):
+    """`Sandbox` with plain methods: ``with SyncSandbox.create() as sandbox: …``.
 
-    Callbacks run in a worker thread, one at a time, so they may call back into the front.
+    Callbacks run in worker threads and may call back.
     """
 
-    def __init__(self, portal: BlockingPortal, target: Any) -> None:
-        self._portal = portal
-        self._target = target
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._target, name)
-        if not callable(value) or isinstance(value, type):
-            return self._front(value)
-
-        @functools.wraps(value)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            args = tuple(_inward(arg) for arg in args)
-            kwargs = {key: _inward(arg) for key, arg in kwargs.items()}
-            return self._call(functools.partial(value, *args, **kwargs))
-
-        return call
-
-    def __repr__(self) -> str:
-        return f"<sync front of {self._target!r}>"
-
-    def __iter__(self) -> Iterator[Any]:
-        """Go through an async iterable, item by item."""
-        iterator = self._target.__aiter__()
-        while True:
-            try:
-                yield self._front(self._portal.call(iterator.__anext__))
-            except StopAsyncIteration:
-                return
-
-    def __enter__(self) -> Self:
-        self._call(self._target.__aenter__)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._call(functools.partial(self._target.__aexit__, kind, error, traceback))
-
-    def _call(self, work: Callable[[], Any]) -> Any:
-        return self._front(self._portal.call(_awaited, work))
-
-    def _front(self, value: Any) -> Any:
-        if isinstance(value, Sandbox):
-            return SyncSandbox(self._portal, value)
-        return SyncFront(self._portal, value) if isinstance(value, _FRONTED) else value
-
-
-class SyncSandbox(SyncFront):
-    """`Sandbox` with plain methods: ``with SyncSandbox.create() as sandbox: …``."""
+    def __init__(self, opened: tuple[BlockingPortal, Sandbox]) -> None:
+        super().__init__(opened)
+        self._thread = ExitStack()
 
     @classmethod
-    def create(cls, *args: Any, **kwargs: Any) -> SyncSandbox:
+    def create(
+        cls, template: str | Template = CODE_INTERPRETER, **options: Unpack[CreateOptions]
+    ) -> SyncSandbox:
         """A sandbox with its own engine and thread, which end with it; as Sandbox.create."""
-        with ExitStack() as opening:
-            portal = opening.enter_context(anyio.from_thread.start_blocking_portal())
-            target = portal.call(functools.partial(Sandbox.create, *args, **kwargs))
-            sandbox = cls(portal, target)
-            sandbox._thread = opening.pop_all()
+        thread, opened = _in_a_thread(functools.partial(Sandbox.create, template, **options))
+        sandbox = cls(opened)
+        sandbox._thread = thread
         return sandbox
 
-    def __init__(self, portal: BlockingPortal, target: Sandbox) -> None:
-        super().__init__(portal, target)
-        self._thread = ExitStack()
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self._target.id
 
-    def kill(self, **kwargs: Any) -> bool:
-        """As Sandbox.kill."""
+    @property
+    def spec(self) -> SandboxSpec:
+        """What it was made from."""
+        return self._target.spec
+
+    @property
+    def info(self) -> SandboxInfo:
+        """What `SyncEngine.list` shows of it."""
+        return self._target.info
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The caller's own words about it."""
+        return self._target.metadata
+
+    @property
+    def killed_by(self) -> KilledBy | None:
+        """The limit that ended it, if one did."""
+        return self._target.killed_by
+
+    @property
+    def commands(self) -> SyncCommands:
+        """See Commands."""
+        return SyncCommands(self._beside(self._target.commands))
+
+    @property
+    def files(self) -> SyncFiles:
+        """See Files."""
+        return SyncFiles(self._beside(self._target.files))
+
+    @property
+    def pty(self) -> SyncPtys:
+        """See Ptys."""
+        return SyncPtys(self._beside(self._target.pty))
+
+    is_running = plain(Sandbox.is_running)
+    set_timeout = plain(Sandbox.set_timeout)
+    run_code = blocking(Sandbox.run_code)
+    create_context = blocking(Sandbox.create_context)
+    list_contexts = blocking(Sandbox.list_contexts)
+    restart_context = blocking(Sandbox.restart_context)
+    remove_context = blocking(Sandbox.remove_context)
+    interrupt_context = blocking(Sandbox.interrupt_context)
+    metrics = blocking(Sandbox.metrics)
+    pause = blocking(Sandbox.pause)
+    resume = blocking(Sandbox.resume)
+    gone = blocking(Sandbox.gone)
+
+    def kill(self, *, grace: float = END_GRACE_SECONDS) -> bool:
+        """See Sandbox.kill."""
         with self._thread:
-            return bool(self._call(functools.partial(self._target.kill, **kwargs)))
+            return self._call(Sandbox.kill, grace=grace)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        with self._thread:
-            super().__exit__(kind, error, traceback)
+    def _leave(self) -> None:
+        self.kill(grace=0)
 
 
-class SyncEngine(SyncFront):
+class SyncEngine(Closing, Front[Engine]):
     """`Engine` with plain methods: ``with SyncEngine() as engine: …``. Takes the same arguments."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        self._make = functools.partial(Engine, **kwargs)
+    def __init__(self, **options: Unpack[EngineOptions]) -> None:
+        super().__init__(None)
+        self._options = options
         self._thread = ExitStack()
 
     def __enter__(self) -> Self:
-        with ExitStack() as opening:
-            portal = opening.enter_context(anyio.from_thread.start_blocking_portal())
-            # Made in the loop's thread, as its events belong to that loop.
-            super().__init__(portal, portal.call(self._make))
-            self._call(self._target.start)
-            self._thread = opening.pop_all()
+        if self._opened is not None:
+            raise InvalidArgument("this engine has been started already")
+        self._thread, self._opened = _in_a_thread(self._start)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def _start(self) -> Engine:
+        engine = Engine(**self._options)
+        await engine.start()
+        return engine
+
+    def _leave(self) -> None:
         with self._thread:
-            self._call(self._target.close)
+            self._call(Engine.close)
+            self._opened = None
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        if "_target" not in self.__dict__:
-            raise RuntimeError("use it in a block: `with SyncEngine() as engine:`")
-        return super().__getattr__(name)
+    @property
+    def data_dir(self) -> Path:
+        """Where templates and owners live."""
+        return self._target.data_dir
 
+    @property
+    def templates(self) -> SyncTemplates:
+        """See Templates."""
+        return SyncTemplates(self._beside(self._target.templates))
 
-async def _awaited(work: Callable[[], Any]) -> Any:
-    value = work()
-    return await value if inspect.isawaitable(value) else value
-
-
-def _inward(value: Any) -> Any:
-    """What the engine is given for a caller's argument."""
-    if isinstance(value, SyncFront):
-        return value._target
-    is_callback = inspect.isfunction(value) or inspect.ismethod(value) or inspect.isbuiltin(value)
-    if is_callback and not inspect.iscoroutinefunction(value):
-
-        async def in_thread(*args: Any) -> Any:
-            return await anyio.to_thread.run_sync(functools.partial(value, *args))
-
-        return in_thread
-    if isinstance(value, Iterator):
-        return _pieces(value)
-    return value
+    create = giving(SyncSandbox, Engine.create)
+    get = giving(SyncSandbox, Engine.get)
+    list = plain(Engine.list)
+    kill = blocking(Engine.kill)
+    warm = blocking(Engine.warm)
 
 
-async def _pieces(values: Iterable[Any]) -> AsyncIterator[Any]:
-    iterator = iter(values)
-    end = object()
-    while (piece := await anyio.to_thread.run_sync(next, iterator, end)) is not end:
-        yield piece
+def _in_a_thread(
+    make: Callable[[], Awaitable[T]],
+) -> tuple[ExitStack, tuple[BlockingPortal, T]]:
+    """What `make` gives, in a loop and thread of its own, which end when the stack is closed."""
+    with ExitStack() as opening:
+        portal = opening.enter_context(start_blocking_portal())
+        # Made in the loop's thread, as its events belong to that loop.
+        made = portal.call(make)
+        return opening.pop_all(), (portal, made)

@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from pathlib import Path
+from typing import assert_type
 
 import anyio
+import anyio.lowlevel
 import pytest
 from engine_kit import open_descriptors, until
 
-from atoll.engine import SyncEngine, SyncSandbox
+from atoll.engine import (
+    CommandHandle,
+    Commands,
+    Engine,
+    Files,
+    PtyHandle,
+    Sandbox,
+    SyncEngine,
+    SyncSandbox,
+    Templates,
+    Watch,
+)
+from atoll.engine.front import Method
+from atoll.engine.pty import Ptys
+from atoll.engine.sync_parts import (
+    SyncCommandHandle,
+    SyncCommands,
+    SyncFiles,
+    SyncPtyHandle,
+    SyncPtys,
+    SyncTemplates,
+    SyncWatch,
+)
 from atoll.launch.registry import LAUNCHERS, Entry
-from atoll.model import CommandResult, FileNotFound, SandboxDied, SandboxInfo, Template
+from atoll.model import (
+    CommandResult,
+    EntryInfo,
+    FileNotFound,
+    InvalidArgument,
+    SandboxDied,
+    SandboxInfo,
+    Template,
+)
 
 
 def test_a_day_in_the_life(place: Path, template: Template) -> None:
@@ -49,7 +82,22 @@ def test_callbacks_run_elsewhere_and_may_call_back(place: Path, template: Templa
             seen.append(text + sandbox.commands.run("echo inner").stdout)
 
         sandbox.commands.run("echo outer", on_stdout=seen_and_asked)
-    assert seen == ["outer\ninner\n"]
+        sandbox.commands.run("echo part", on_stdout=functools.partial(seen.append))
+        handle = sandbox.commands.connect(sandbox.commands.start("echo last; sleep 9").pid)
+        assert next(iter(handle)) == ("stdout", b"last\n")
+    assert seen == ["outer\ninner\n", "part\n"]
+
+
+def test_a_coroutine_function_may_be_a_callback_too(place: Path, template: Template) -> None:
+    seen: list[str] = []
+
+    async def append(text: str) -> None:
+        await anyio.lowlevel.checkpoint()
+        seen.append(text)
+
+    with SyncEngine(data_dir=place / "data", launcher="fake") as engine:
+        engine.create(template).commands.run("echo 1", on_stdout=append)
+    assert seen == ["1\n"]
 
 
 def test_a_watch_is_a_loop(place: Path, template: Template) -> None:
@@ -62,8 +110,61 @@ def test_a_watch_is_a_loop(place: Path, template: Template) -> None:
 
 def test_it_is_used_in_a_block(place: Path) -> None:
     engine = SyncEngine(data_dir=place / "data", launcher="fake")
-    with pytest.raises(RuntimeError, match="with SyncEngine"):
+    with pytest.raises(InvalidArgument, match="with SyncEngine"):
         engine.list()
+    with engine:
+        assert engine.list() == []
+        with pytest.raises(InvalidArgument, match="started already"), engine:
+            raise AssertionError("it was started twice")
+    with pytest.raises(InvalidArgument, match="not running"):
+        engine.list()
+
+
+FRONTED: list[tuple[type, type, set[str]]] = [
+    (Engine, SyncEngine, {"start", "close", "end_with"}),
+    (
+        Sandbox,
+        SyncSandbox,
+        {"prepare", "claim", "keep", "kill_now", "require_alive", "require_usable"},
+    ),
+    (Commands, SyncCommands, set()),
+    (CommandHandle, SyncCommandHandle, {"deliver", "deliver_in", "has_callbacks"}),
+    (Files, SyncFiles, set()),
+    (Ptys, SyncPtys, set()),
+    (PtyHandle, SyncPtyHandle, set()),
+    (Templates, SyncTemplates, set()),
+    (Watch, SyncWatch, {"open"}),
+]
+"""Each class, its front, and what of it is for the engine's own use."""
+
+
+@pytest.mark.parametrize(("target", "front", "internal"), FRONTED)
+def test_the_front_has_what_the_engine_has(target: type, front: type, internal: set[str]) -> None:
+    public = {name for name in dir(target) if not name.startswith("_")} - internal
+    assert public - set(dir(front)) == set()
+    for name in public:
+        ours = getattr(front, name)
+        called = ours._like if isinstance(ours, Method) else ours
+        assert (called.__doc__ or "").strip(), name
+
+
+def test_what_a_front_gives_has_a_type(place: Path, template: Template) -> None:
+    """Read by mypy first of all: no Any may reach a user."""
+    with SyncEngine(data_dir=place / "data", launcher="fake") as engine:
+        sandbox = engine.create(template, timeout=60.0)
+        assert_type(sandbox, SyncSandbox)
+        assert_type(engine.list(), list[SandboxInfo])
+        assert_type(sandbox.commands.run("true"), CommandResult)
+        handle = sandbox.commands.run(["true"], background=True, tag="t")
+        assert_type(handle, SyncCommandHandle)
+        assert_type(handle.wait(), CommandResult)
+        assert_type(sandbox.files.read("/etc/hosts", "bytes"), bytes)
+        assert_type(sandbox.files.list("/", depth=1), list[EntryInfo])
+        assert_type(engine.templates.names(), list[str])
+        with pytest.raises(TypeError):
+            sandbox.commands.start("true", colour="red")  # type: ignore[call-arg]
+        with pytest.raises(TypeError):
+            sandbox.files.write("/x", 3)  # type: ignore[arg-type]
 
 
 def test_the_short_form_ends_its_engine_and_its_thread(
