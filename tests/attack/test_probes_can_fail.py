@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from atoll.testing.attacks.probes import (
+    ends,
     files,
     hostile,
     identity,
@@ -103,6 +104,7 @@ GET_THROUGH: list[tuple[Callable[[Facts], Outcome], dict[str, Any]]] = [
     (processes.type_into_terminal, {}),
     (processes.tioclinux, {}),
     (processes.leave_by_exec, {}),
+    (ends.take_mark, {}),
     (resources.fork_bomb, {"goal": 300}),
     (resources.thread_bomb, {"goal": 300}),
     *((resources.memory_bomb, {"kind": k, "goal": 8 * MIB}) for k in resources.MEMORY_KINDS),
@@ -129,6 +131,7 @@ JUDGED_BY_HOST = {
     "deep_directory",
     "flood",
     "outlive",
+    "outrun",
     "stop_self",
     "make_lower_writable",
     "leave_helper",
@@ -209,6 +212,16 @@ def test_every_probe_is_shown_to_get_through_or_judged_by_the_host() -> None:
 
 def _modules() -> list[ModuleType]:
     return [
-        *(files, hostile, identity, inherited, kernel_surface, namespaces, network, processes),
+        *(
+            ends,
+            files,
+            hostile,
+            identity,
+            inherited,
+            kernel_surface,
+            namespaces,
+            network,
+            processes,
+        ),
         resources,
     ]

@@ -31,7 +31,10 @@ async def main():
             if "work" in sys.argv:
                 await sandbox.run_code(f"mine = {number}")
                 await sandbox.files.write("/home/user/mine", str(number))
-                await sandbox.commands.run("sleep 1000", background=True, tag="job")
+                orphan = "(setsid sh -c 'echo $$ > orphan; exec sleep 1000' &)"
+                command = f"{orphan}; sleep 1000"
+                await sandbox.commands.run(command, background=True, tag="job")
+                await sandbox.commands.run("until [ -s orphan ]; do :; done")
             print(sandbox.id, flush=True)
         await anyio.sleep_forever()
 
@@ -65,7 +68,12 @@ async def test_files_variables_and_commands_outlive_their_daemon(
                 assert (await sandbox.run_code("mine")).text == str(number)
                 (job,) = sandbox.commands.list()
                 assert job.tag == "job"
+                alive = ["sh", "-c", "kill -0 $(cat orphan)"]
+                assert (await sandbox.commands.run(alive)).ok
                 assert await sandbox.commands.kill(job.pid)
+                with anyio.fail_after(10):
+                    while (await sandbox.commands.run(alive)).ok:
+                        continue
             fresh = await engine.create("base", limits=limits)
             assert (await fresh.run_code("6 * 7")).text == "42"
         assert not list((data / "owners").iterdir())

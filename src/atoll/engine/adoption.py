@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 from collections.abc import Sequence
 
 from atoll.engine.former_life import FormerLife
@@ -67,5 +66,4 @@ async def _end_strangers(sandbox: Sandbox) -> None:
     for item in listed:
         pid = item.get("pid") if isinstance(item, dict) else None
         if type(pid) is int and pid not in known:
-            kill = {"pid": pid, "signal": int(signal.SIGKILL), "group": True}
-            sandbox.channel.request("signal", kill)
+            sandbox.channel.request("end", {"pid": pid})

@@ -12,7 +12,8 @@ from typing import Any, Literal, Protocol, TypedDict, Unpack, overload
 import anyio
 
 from atoll.engine.output import Piece, TextPieces
-from atoll.engine.processes import Process, Processes, StartRequest
+from atoll.engine.processes import Process, Processes
+from atoll.engine.start_request import StartRequest
 from atoll.model import (
     AtollError,
     CommandResult,
@@ -140,7 +141,7 @@ class CommandHandle:
     async def kill(self, signal: str | int = "SIGKILL") -> bool:
         """Signal the command and its process group; False if it has ended already.
 
-        After SIGKILL it returns when the command has ended.
+        SIGKILL reaches all that it has started, and returns when it has ended.
         """
         number = signal_number(signal)
         return await self._processes.kill(self._process, number)
@@ -232,7 +233,8 @@ class Commands:
         """Run a command to its end; with `background` start it and return its handle.
 
         A non-zero exit is a result, not an error. After `timeout` seconds the command gets SIGTERM,
-        then SIGKILL, and the result says ``killed_by=wall``. Cancelled, it leaves nothing behind.
+        then all that it has started SIGKILL, and the result says ``killed_by=wall``. Cancelled, it
+        leaves nothing behind.
 
         Args:
             cmd: a line for the login shell, or a list: program and arguments, without a shell.

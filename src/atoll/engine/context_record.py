@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import anyio
 
 from atoll.engine.contexts import ContextClient
+from atoll.engine.marks import new_mark
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,10 @@ class Context:
 class RunningContext:
     """A context's process, as far as the host knows it."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, mark: int | None = None) -> None:
         self.context = context
+        self.mark = mark or new_mark()
+        """Borne by all that it starts."""
         self.client: ContextClient | None = None
         self.child: int | None = None
         """Its pid, if it is the guest's child; one that was forked says its pid itself."""

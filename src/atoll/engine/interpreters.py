@@ -21,7 +21,7 @@ from atoll.engine.contexts import ContextClient, ContextEnded
 from atoll.engine.languages import language_named
 from atoll.engine.pipes import make_pipe
 from atoll.engine.vault import Vault
-from atoll.launch import ContextPorts, LaunchedSandbox
+from atoll.launch import ContextPorts, ContextProcess, LaunchedSandbox
 from atoll.model import (
     AtollError,
     ContextDied,
@@ -92,7 +92,7 @@ class Interpreters:
     def take_up_context(self, state: dict[str, Any], fds: list[int]) -> None:
         """Go on with a context that a former process of this owner started."""
         context = Context(**state["context"])
-        running = self._contexts[context.id] = RunningContext(context)
+        running = self._contexts[context.id] = RunningContext(context, state["mark"])
         if state["default"]:
             self._defaults[context.language] = context.id
         if state["child"] is not None:
@@ -286,7 +286,7 @@ class Interpreters:
                 reads.append(read)
                 writes.append(write)
             ports = ContextPorts(far.fileno(), writes[0], writes[1])
-            if not await self._fork(running.context, ports):
+            if not await self._fork(running, ports):
                 await self._execute(running, ports)
             ours.pop_all()
         if self._vault.active:
@@ -301,7 +301,7 @@ class Interpreters:
             control,
             reads[0],
             reads[1],
-            interrupt=lambda: self._signal(running, signal.SIGINT),
+            interrupt=lambda: self._interrupt(running),
             output_limit=self._spec.limits.bytes_of("output"),
         )
 
@@ -312,6 +312,7 @@ class Interpreters:
         """What a later process of this owner is told; one with a cell in it is lost to that."""
         return {
             "context": asdict(running.context),
+            "mark": running.mark,
             "child": running.child,
             "pid": running.client.pid if running.client else None,
             "busy": running.cells > 0,
@@ -323,13 +324,15 @@ class Interpreters:
         if self._vault.active and running.client is not None:
             self._vault.note(self._key(running), self._state(running))
 
-    async def _fork(self, context: Context, ports: ContextPorts) -> bool:
+    async def _fork(self, running: RunningContext, ports: ContextPorts) -> bool:
+        context = running.context
         if context.language != "python" or context.fresh:
             return False
         home = "/root" if context.user == "root" else f"/home/{context.user}"
         identity = {"HOME": home, "USER": context.user, "LOGNAME": context.user}
         env = {**self._spec.template.env, **self._env, **identity, **context.env}
-        return await self._launched.fork_context(ports, context.user, context.cwd, env)
+        process = ContextProcess(context.user, context.cwd, env, running.mark)
+        return await self._launched.fork_context(ports, process)
 
     async def _execute(self, running: RunningContext, ports: ContextPorts) -> None:
         """Start it by exec in the guest."""
@@ -341,6 +344,7 @@ class Interpreters:
             "cwd": context.cwd,
             "env": context.env,
             "fds": {"1": 0, "2": 1, "3": 2},
+            "mark": running.mark,
         }
 
         def started(ok: Reply) -> None:
@@ -354,23 +358,26 @@ class Interpreters:
         fds = [os.dup(fd) for fd in (ports.stdout, ports.stderr, ports.control)]
         await self._channel.request("context", params, fds, on_ok=started)
 
-    async def _signal(self, running: RunningContext, number: signal.Signals) -> None:
+    async def _interrupt(self, running: RunningContext) -> None:
         pid = running.child
         if pid is None and running.client is not None:
             pid = running.client.pid
         if pid is None:
             return
-        params = {"pid": pid, "signal": int(number), "group": True, "foreign": True}
+        params = {"pid": pid, "signal": int(signal.SIGINT), "group": True, "foreign": True}
         with suppress(NotFound):
             await self._channel.request("signal", params)
 
     async def _end(self, running: RunningContext) -> None:
+        """End its process, if there is one, and all that it has started."""
         client = running.client
         self._vault.drop(self._key(running))
         with anyio.CancelScope(shield=True):
             # Its sandbox may be gone, and the process with it.
             with suppress(AtollError):
-                await self._signal(running, signal.SIGKILL)
+                await self._channel.request(
+                    "end", {"pid": running.child or 0, "mark": running.mark}
+                )
             running.client = None
             if client is not None:
                 await client.close()

@@ -8,7 +8,7 @@ import signal as signals
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import anyio
@@ -16,6 +16,7 @@ import anyio
 from atoll.engine.channel import Answer, GuestChannel, Reply
 from atoll.engine.output import Output
 from atoll.engine.pipes import PipeSink, PipeSource, make_pipe
+from atoll.engine.start_request import StartRequest
 from atoll.engine.vault import Vault
 from atoll.model import (
     AtollError,
@@ -39,19 +40,6 @@ DEATH_SECONDS = 10.0
 
 _DISCARD = 64 << 20
 _BY_SIGNAL = {int(signals.SIGXFSZ): KilledBy.DISK, int(signals.SIGXCPU): KilledBy.CPU}
-
-
-@dataclass(frozen=True)
-class StartRequest:
-    """One command to start. `terminal`: (rows, columns) of a pty, or None for pipes."""
-
-    argv: tuple[str, ...]
-    env: dict[str, str] = field(default_factory=dict)
-    user: str | None = None
-    cwd: str | None = None
-    tag: str | None = None
-    stdin: bool = False
-    terminal: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -223,6 +211,7 @@ class Processes:
             "cwd": request.cwd,
             "user": request.user,
             "tty": request.terminal is not None,
+            "mark": request.mark,
             "fds": ends.mapping,
         }
         return self._channel.request("start", params, ends.handed_in, on_ok=register)
@@ -326,9 +315,11 @@ class Processes:
 
     def _kill_soon(self, process: Process) -> None:
         """SIGKILL without waiting, from where nothing can wait; its end is watched all the same."""
-        params = {"pid": process.pid, "signal": int(signals.SIGKILL), "group": True}
-        self._channel.request("signal", params)
+        self._ask_for_end(process)
         asyncio.get_running_loop().call_later(DEATH_SECONDS, self._expect_end, process)
+
+    def _ask_for_end(self, process: Process) -> Answer:
+        return self._channel.request("end", {"pid": process.pid, "mark": process.request.mark})
 
     def _expect_end(self, process: Process) -> None:
         if not process.done.is_set():
@@ -347,20 +338,19 @@ class Processes:
                 self._lingering.append(source)
 
     async def kill(self, process: Process, number: int) -> bool:
-        """Signal the group; after SIGKILL return once it has ended. False if it had before."""
-        if process.exited is not None or number != signals.SIGKILL:
+        """Signal the group; SIGKILL is `end`. False if it had ended before."""
+        if number != signals.SIGKILL:
             return await self.signal(process, number)
-        await self.end(process)
-        return True
+        running = process.exited is None
+        if not process.done.is_set():
+            await self.end(process)
+        return running
 
     async def signal(self, process: Process, number: int) -> bool:
         """Send a signal to the whole process group; False if it has ended already."""
         if process.exited is not None:
             return False
         params = {"pid": process.pid, "signal": number, "group": True}
-        return await self._deliver(params)
-
-    async def _deliver(self, params: dict[str, Any]) -> bool:
         try:
             await self._channel.request("signal", params)
         except NotFound:
@@ -368,15 +358,15 @@ class Processes:
         return True
 
     async def end(self, process: Process) -> None:
-        """SIGKILL the process group and wait for the end; not cancellable, as it is bounded."""
+        """SIGKILL all that it has started and wait for its end; bounded, so not cancellable."""
         with anyio.CancelScope(shield=True):
-            await self.signal(process, signals.SIGKILL)
+            await self._ask_for_end(process)
             with anyio.move_on_after(DEATH_SECONDS):
                 await process.done.wait()
         self._expect_end(process)
 
     async def stop(self, process: Process, why: KilledBy) -> None:
-        """SIGTERM, grace, SIGKILL to the group; the result says `why`."""
+        """SIGTERM to the group, grace, then `end`; the result says `why`."""
         if process.exited is not None:
             return
         process.killed_by = process.killed_by or why
@@ -385,10 +375,7 @@ class Processes:
             with anyio.move_on_after(GRACE_SECONDS):
                 await process.done.wait()
         finally:
-            with anyio.CancelScope(shield=True):
-                # Also when it has ended: others of its group may have ignored SIGTERM.
-                params = {"pid": process.pid, "signal": int(signals.SIGKILL), "group": True}
-                await self._deliver({**params, "foreign": True})
+            # Also when it has ended: others may have ignored SIGTERM, or never got it.
             await self.end(process)
 
     def close(self, reason: SandboxError, killed_by: KilledBy | None) -> None:

@@ -8,7 +8,8 @@ import termios
 from collections.abc import AsyncIterator, Sequence
 
 from atoll.engine.commands import check_environment, send_input, signal_number
-from atoll.engine.processes import Process, Processes, StartRequest
+from atoll.engine.processes import Process, Processes
+from atoll.engine.start_request import StartRequest
 from atoll.model import CommandResult, InvalidArgument, KilledBy, ProcessNotFound
 
 _MOST = 1 << 15

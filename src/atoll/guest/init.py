@@ -16,6 +16,7 @@ from collections import deque
 
 from atoll.guest import commands, dispositions, fields, privileges, spawn
 from atoll.guest.channel import MAX_PACKET, Channel, close_all, encode
+from atoll.guest.marks import SPAN, Marks
 from atoll.guest.refusal import Refused, invalid
 from atoll.guest.users import Accounts
 
@@ -46,11 +47,12 @@ _REHEARSED = {
 class Child:
     """A process that the guest has forked and not yet reaped."""
 
-    __slots__ = ("announced", "n", "name", "report")
+    __slots__ = ("announced", "mark", "n", "name", "report")
 
-    def __init__(self, n: int, name: str, report: int, announced: bool) -> None:
+    def __init__(self, n: int, name: str, mark: int, report: int, announced: bool) -> None:
         self.n = n
         self.name = name
+        self.mark = mark
         self.report = report
         """The pipe that tells whether its program runs; -1 once it does."""
         self.announced = announced
@@ -67,6 +69,7 @@ class Init:
         self._reports: dict[int, int] = {}
         self._ended: deque[int] = deque(maxlen=_MAX_ENDED)
         self._accounts = Accounts()
+        self._marks = Marks()
         self._powers: privileges.Powers | None = None
         self._defaults = commands.Defaults(_null())
         self._deadline: float | None = None
@@ -78,6 +81,7 @@ class Init:
             "context": self._context,
             "file": self._file,
             "signal": self._signal,
+            "end": self._end,
             "processes": self._processes,
             "shutdown": self._shutdown,
         }
@@ -108,6 +112,7 @@ class Init:
         host.send(encode(_REHEARSED).encode())
         self._serve()
         commands.command({**_REHEARSED, "argv": ["true"]}, [], self._defaults, self._accounts)
+        self._marks.limits(1)
         for _ in range(2):
             host.recv(MAX_PACKET)
 
@@ -183,25 +188,28 @@ class Init:
 
     def _start(self, n: int, request: Request, fds: list[int]) -> None:
         plan = commands.command(request, fds, self._defaults, self._accounts)
-        self._fork(n, plan, plan.argv[0])
+        self._fork(n, plan, plan.argv[0], mark=_mark(request))
 
     def _context(self, n: int, request: Request, fds: list[int]) -> None:
         plan, name = commands.context(request, fds, self._defaults, self._accounts)
-        self._fork(n, plan, name)
+        self._fork(n, plan, name, mark=_mark(request))
 
     def _file(self, n: int, request: Request, fds: list[int]) -> None:
         plan = commands.file_worker(request, fds, self._defaults, self._accounts)
         self._fork(n, plan, b"", announced=False)
 
-    def _fork(self, n: int, plan: Plan, name: bytes, announced: bool = True) -> None:
+    def _fork(
+        self, n: int, plan: Plan, name: bytes, *, mark: int = 0, announced: bool = True
+    ) -> None:
         if self._deadline is not None:
             raise Refused("sandbox", "the sandbox is shutting down")
         if self._powers is None:
             self._powers = privileges.Powers.held()
+        plan.mark = self._marks.limits(mark)
         pid, report = spawn.fork(plan, self._powers)
         self._childless = False
         shown = name.decode("utf-8", "replace")[:_MAX_SHOWN]
-        self._children[pid] = Child(n, shown, report, announced)
+        self._children[pid] = Child(n, shown, mark, report, announced)
         self._reports[report] = pid
         self._poll.register(report, select.POLLIN)
 
@@ -253,6 +261,17 @@ class Init:
             raise Refused("process_not_found", f"no running process {pid}")
         return {}
 
+    def _end(self, n: int, request: Request, fds: list[int]) -> dict[str, Any]:
+        """SIGKILL to all that bears a mark; of a child, its own mark is known."""
+        pid = fields.number(request, "pid", 0)
+        child = self._children.get(pid)
+        # One stroke for those who stayed in its group. Where nothing has a mark it is all there is.
+        if child is not None or (os.getpid() != 1 and pid in self._ended):
+            _kill(pid, signal.SIGKILL, group=True)
+        mark = child.mark if child is not None else _mark(request)
+        self._marks.end(mark, self._children.keys() - {pid})
+        return {}
+
     def _ours(self, pid: int) -> bool:
         """Of what is no child: a context forked from the zygote, a group whose leader has ended.
 
@@ -281,6 +300,10 @@ class Init:
                 for pid in self._children:
                     _kill(pid, number, group=True)
         return {}
+
+
+def _mark(request: Request) -> int:
+    return fields.number(request, "mark", 0, SPAN - 1)
 
 
 def serve(channel_fd: int, settled: bool = False) -> NoReturn:

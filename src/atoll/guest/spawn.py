@@ -56,6 +56,7 @@ class Plan:
         account: who runs it.
         fds: its descriptor numbers to those of this process; it gets no others.
         rlimits: soft and hard values, by name.
+        mark: limits by number, which are set to just these values; see `marks`.
         tty: its descriptor 0 is its controlling terminal.
         cwd: directory to start in, or None for ``/``.
         strict_cwd: without it, a `cwd` that cannot be entered is replaced by ``/``.
@@ -63,12 +64,24 @@ class Plan:
         work: what to do in the forked process itself instead.
     """
 
-    __slots__ = ("account", "argv", "cwd", "env", "fds", "rlimits", "strict_cwd", "tty", "work")
+    __slots__ = (
+        "account",
+        "argv",
+        "cwd",
+        "env",
+        "fds",
+        "mark",
+        "rlimits",
+        "strict_cwd",
+        "tty",
+        "work",
+    )
 
     def __init__(self, account: Account, fds: dict[int, int], rlimits: dict[str, int]) -> None:
         self.account = account
         self.fds = fds
         self.rlimits = rlimits
+        self.mark: list[tuple[int, int]] = []
         self.tty = False
         self.cwd: bytes | None = None
         self.strict_cwd = True
@@ -132,6 +145,8 @@ class _Child:
             _take_terminal(self.plan.account)
         for kind, value in self.limits:
             _limit(kind, value)
+        for kind, value in self.plan.mark:
+            resource.setrlimit(kind, (value, value))
         self.powers.become(self.plan.account)
         _enter(self.plan)
 

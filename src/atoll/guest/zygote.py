@@ -79,6 +79,7 @@ def main() -> None:
     from atoll.guest.contexts import python
 
     # Named here so that nothing is imported after the fork, in a root that is the sandbox's.
+    from atoll.guest.marks import Marks
     from atoll.guest.privileges import Powers, become  # noqa: F401
     from atoll.guest.users import lookup
 
@@ -92,6 +93,7 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for _ in range(_REHEARSALS):
         lookup("user")
+        Marks().limits(1)
     os.environ.clear()  # a context's own replaces it
     _send(sock, {"ready": True})
     _serve(sock, base64.b64decode(config["inner_filter"]), Powers.of_newcomer())
@@ -142,6 +144,7 @@ def _enter(request: dict[str, Any], fds: list[int], inner: bytes, powers: Powers
 
     The host looks at it then, and sends nothing to its control socket before it has.
     """
+    from atoll.guest.marks import Marks
     from atoll.guest.privileges import become
     from atoll.guest.users import lookup
 
@@ -156,6 +159,9 @@ def _enter(request: dict[str, Any], fds: list[int], inner: bytes, powers: Powers
             os._exit(1)
         os.setsid()
         _set_name(b"python")
+        # Before the guest may signal it, or it would be taken for one that has lost its mark.
+        for kind, value in Marks().limits(request["mark"]):
+            resource.setrlimit(kind, (value, value))
         _setns(user_namespace, _NEWUSER)
         account = lookup(request["user"])
         for name, value in request["rlimits"].items():

@@ -21,7 +21,7 @@ from atoll.launch.linux.identities import USER
 from atoll.launch.linux.running import RunningSandbox
 from atoll.launch.linux.shard import host_pid
 from atoll.launch.linux.slot_store import SlotShape
-from atoll.launch.port import ContextPorts
+from atoll.launch.port import ContextPorts, ContextProcess
 from atoll.model import GUEST_DIRECTORY, Mount, SandboxSpec, WallCheckFailed, WallUnavailable
 
 READY_SECONDS = 20.0
@@ -171,9 +171,7 @@ class BubblewrapSandbox(RunningSandbox):
             cgroups=self._cgroup.paths_inside() if self._cgroup else {},
         )
 
-    async def fork_context(
-        self, ports: ContextPorts, user: str, cwd: str, env: dict[str, str]
-    ) -> bool:
+    async def fork_context(self, ports: ContextPorts, process: ContextProcess) -> bool:
         """There is no heavy zygote: contexts are started by exec."""
         return False
 

@@ -23,7 +23,7 @@ import anyio.lowlevel
 
 from atoll.launch import host_terminal
 from atoll.launch.adoption_port import Held
-from atoll.launch.port import ContextPorts, LaunchedSandbox
+from atoll.launch.port import ContextPorts, ContextProcess, LaunchedSandbox
 from atoll.model import KilledBy, Metrics, SandboxSpec, Template
 
 _EXIT_SECONDS = 3.0
@@ -141,9 +141,7 @@ class FakeSandbox:
         self._guest = guest
         self._alive = alive
 
-    async def fork_context(
-        self, ports: ContextPorts, user: str, cwd: str, env: dict[str, str]
-    ) -> bool:
+    async def fork_context(self, ports: ContextPorts, process: ContextProcess) -> bool:
         """There is no zygote."""
         return False
 

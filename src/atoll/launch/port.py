@@ -28,6 +28,20 @@ class ContextPorts:
     stderr: int
 
 
+@dataclass(frozen=True)
+class ContextProcess:
+    """The process of a context that is forked.
+
+    Attributes:
+        mark: borne by it and all that it starts, see guest/marks.py.
+    """
+
+    user: str
+    cwd: str
+    env: dict[str, str]
+    mark: int
+
+
 class LaunchedSandbox(Protocol):
     """A built and checked sandbox. It exists until `destroy` returns."""
 
@@ -36,9 +50,7 @@ class LaunchedSandbox(Protocol):
     channel: socket.socket
     """SOCK_SEQPACKET, non-blocking; the peer is the guest, to be treated as hostile."""
 
-    async def fork_context(
-        self, ports: ContextPorts, user: str, cwd: str, env: dict[str, str]
-    ) -> bool:
+    async def fork_context(self, ports: ContextPorts, process: ContextProcess) -> bool:
         """Fork a Python context from the heavy zygote into this sandbox.
 
         Returns False if this launcher or template has no heavy zygote: start one by exec instead.

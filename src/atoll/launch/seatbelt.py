@@ -28,7 +28,7 @@ import anyio.to_thread
 
 from atoll.launch import host_terminal
 from atoll.launch.alive import Alive, EndsOnce
-from atoll.launch.port import ContextPorts
+from atoll.launch.port import ContextPorts, ContextProcess
 from atoll.launch.seatbelt_profile import Places, profile
 from atoll.launch.template_layers import require_lowers
 from atoll.model import (
@@ -197,9 +197,7 @@ class SeatbeltSandbox(EndsOnce):
             os.close(self._word)
             self._word = -1
 
-    async def fork_context(
-        self, ports: ContextPorts, user: str, cwd: str, env: dict[str, str]
-    ) -> bool:
+    async def fork_context(self, ports: ContextPorts, process: ContextProcess) -> bool:
         """There is no zygote."""
         return False
 

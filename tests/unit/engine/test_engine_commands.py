@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +138,46 @@ async def test_a_timeout_ends_those_of_the_group_that_outlive_its_leader(
     assert (place / "beat").stat().st_size == size
 
 
+ORPHAN = "(setsid sh -c 'echo $$ > {0}.part; mv {0}.part {0}; exec sleep 1000' &)"
+
+
+async def orphan_in(file: Path) -> int:
+    """The pid of what `ORPHAN` has started."""
+    await until(file.exists)
+    return int(file.read_text())
+
+
+async def test_a_kill_reaches_what_left_the_session_and_spares_other_commands(
+    sandbox: Sandbox, place: Path
+) -> None:
+    assert (await sandbox.commands.run(ORPHAN.format(place / "other"))).ok
+    other = await orphan_in(place / "other")
+    handle = await sandbox.commands.start(f"{ORPHAN.format(place / 'mine')}; sleep 1000")
+    mine = await orphan_in(place / "mine")
+    assert await handle.kill()
+    await until(lambda: not Path(f"/proc/{mine}").exists())
+    assert Path(f"/proc/{other}").exists()
+    os.kill(other, signal.SIGKILL)
+
+
+async def test_a_cancelled_run_leaves_nothing_that_left_its_session(
+    sandbox: Sandbox, place: Path
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(sandbox.commands.run, f"{ORPHAN.format(place / 'mine')}; sleep 1000")
+        mine = await orphan_in(place / "mine")
+        tasks.cancel_scope.cancel()
+    await until(lambda: not Path(f"/proc/{mine}").exists())
+
+
+async def test_a_flood_ends_what_left_the_session_too(sandbox: Sandbox, place: Path) -> None:
+    line = f"{ORPHAN.format(place / 'mine')}; until [ -e {place}/mine ]; do :; done; exec yes"
+    result = await sandbox.commands.run(line)
+    assert result.killed_by is KilledBy.OUTPUT
+    mine = await orphan_in(place / "mine")
+    await until(lambda: not Path(f"/proc/{mine}").exists())
+
+
 async def test_an_orphan_that_holds_stdout_does_not_hold_the_result(sandbox: Sandbox) -> None:
     start = time.monotonic()
     result = await sandbox.commands.run("sleep 100 & echo done")
@@ -225,9 +266,9 @@ async def test_bad_input_is_a_typed_error(sandbox: Sandbox) -> None:
         with pytest.raises(InvalidArgument):
             await commands.run(["true"], env=env)  # type: ignore[arg-type]
     handle = await commands.start(["sleep", "100"])
-    for signal in ("SIGNOPE", 0, 99, True):
+    for wrong in ("SIGNOPE", 0, 99, True):
         with pytest.raises(UnknownSignal):
-            await handle.kill(signal)
+            await handle.kill(wrong)
     assert sandbox.is_running()
     with pytest.raises(TypeError):
         await commands.run(["true"], comand="x")  # type: ignore[call-overload]

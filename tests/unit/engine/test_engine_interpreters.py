@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from engine_kit import until
 
 from atoll.engine import Engine, Sandbox
 from atoll.launch.fake import FakeLauncher
@@ -62,6 +63,22 @@ async def test_restart_empties_and_remove_ends(sandbox: Sandbox) -> None:
     assert await sandbox.list_contexts() == []
     with pytest.raises(ContextNotFound):
         await sandbox.run_code("true", context=context)
+
+
+async def test_what_left_the_session_of_a_context_ends_with_it(
+    sandbox: Sandbox, place: Path
+) -> None:
+    contexts = [await sandbox.create_context("bash") for _ in range(2)]
+    orphans = []
+    for name, context in zip(("removed", "restarted"), contexts, strict=True):
+        orphan = f"(setsid sh -c 'echo $$ > {name}; exec sleep 1000' &); until [ -s {name} ]"
+        await said(sandbox, f"cd {place}; {orphan}; do :; done", context=context)
+        orphans.append(Path("/proc") / (place / name).read_text().strip())
+    await sandbox.remove_context(contexts[0])
+    await until(lambda: not orphans[0].exists())
+    assert orphans[1].exists()
+    await sandbox.restart_context(contexts[1])
+    await until(lambda: not orphans[1].exists())
 
 
 async def test_an_interrupt_ends_the_cell_and_not_the_context(sandbox: Sandbox) -> None:

@@ -10,7 +10,7 @@ from atoll.launch.linux.cgroups_cgroup import Cgroup
 from atoll.launch.linux.packet_port import PortClosed
 from atoll.launch.linux.running import RunningSandbox
 from atoll.launch.linux.shard import host_pid
-from atoll.launch.port import ContextPorts
+from atoll.launch.port import ContextPorts, ContextProcess
 from atoll.model import SandboxDied, SandboxSpec
 
 
@@ -56,9 +56,7 @@ class AdoptedSandbox(RunningSandbox):
         except PortClosed as error:
             raise SandboxDied("its guest has ended", sandbox_id=self.id) from error
 
-    async def fork_context(
-        self, ports: ContextPorts, user: str, cwd: str, env: dict[str, str]
-    ) -> bool:
+    async def fork_context(self, ports: ContextPorts, process: ContextProcess) -> bool:
         """See LaunchedSandbox.fork_context."""
         return False
 

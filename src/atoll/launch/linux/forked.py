@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import anyio
 
@@ -17,7 +17,7 @@ from atoll.launch.linux.packet_port import PortClosed
 from atoll.launch.linux.running import RunningSandbox
 from atoll.launch.linux.shard import FORK_SECONDS, Shard, host_pid
 from atoll.launch.linux.slot_store import Slot, SlotShape
-from atoll.launch.port import ContextPorts
+from atoll.launch.port import ContextPorts, ContextProcess
 from atoll.model import SandboxDied, SandboxSpec, WallCheckFailed
 
 READY_SECONDS = 20.0
@@ -101,9 +101,7 @@ class ForkedSandbox(RunningSandbox):
             cgroups=self._cgroup.paths_inside() if self._cgroup else {},
         )
 
-    async def fork_context(
-        self, ports: ContextPorts, user: str, cwd: str, env: dict[str, str]
-    ) -> bool:
+    async def fork_context(self, ports: ContextPorts, process: ContextProcess) -> bool:
         """See LaunchedSandbox.fork_context."""
         if self.spec.template.python is None or self._gone:
             return False
@@ -122,7 +120,7 @@ class ForkedSandbox(RunningSandbox):
             )
             if value is not None
         }
-        request = {"user": user, "cwd": cwd, "env": env, "rlimits": rlimits}
+        request = {**asdict(process), "rlimits": rlimits}
         gate, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         gate.setblocking(False)
         joins = self._cgroup.join_descriptors() if self._cgroup is not None else ()
@@ -130,7 +128,7 @@ class ForkedSandbox(RunningSandbox):
         pidfd = -1
         try:
             pidfd = await self._shard.fork_context(request, passed)
-            await self._let_in(gate, host_pid(pidfd), user, bool(joins))
+            await self._let_in(gate, host_pid(pidfd), process.user, bool(joins))
         except PortClosed:
             return False  # the zygote is gone; what it forked lives on
         finally:

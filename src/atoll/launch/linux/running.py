@@ -14,7 +14,7 @@ import anyio
 from atoll.launch.alive import EndsOnce
 from atoll.launch.linux import terminal
 from atoll.launch.linux.cgroups_cgroup import Cgroup
-from atoll.launch.port import ContextPorts
+from atoll.launch.port import ContextPorts, ContextProcess
 from atoll.model import KilledBy, Metrics, SandboxDied, SandboxSpec
 
 END_SECONDS = 10.0
@@ -38,9 +38,7 @@ class RunningSandbox(EndsOnce):
         return self.spec.id
 
     @abstractmethod
-    async def fork_context(
-        self, ports: ContextPorts, user: str, cwd: str, env: dict[str, str]
-    ) -> bool:
+    async def fork_context(self, ports: ContextPorts, process: ContextProcess) -> bool:
         """See LaunchedSandbox.fork_context."""
 
     @abstractmethod

@@ -149,6 +149,11 @@ WALLS: tuple[Row, ...] = (
         "descriptors go in by name and never come out.",
     ),
     _everywhere(
+        "whole ends",
+        "what a command has started ends with its timeout or its kill",
+        "a mark in two hard limits, which descendants inherit and nothing inside can raise.",
+    ),
+    _everywhere(
         "walled zygote",
         "a template's preload is as locked in as a sandbox",
         "the same namespaces and the same filter, before its first line runs.",

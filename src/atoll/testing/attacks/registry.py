@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from atoll.testing.attacks import (
+    ends,
     files,
     identity,
     inherited,
@@ -26,6 +27,7 @@ ATTACKS: tuple[Attack, ...] = (
     *network.ATTACKS,
     *randomness.ATTACKS,
     *resources.ATTACKS,
+    *ends.ATTACKS,
     *template.ATTACKS,
 )
 

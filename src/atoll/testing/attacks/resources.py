@@ -196,54 +196,6 @@ def _resident() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-async def _outlive(arena: Arena) -> Verdict:
-    """The command's timeout ends it and what it left behind in other sessions."""
-    parts = []
-    for user in BOTH:
-        async with arena.fresh() as sandbox:
-            path = "/tmp/atoll-attack-alive"
-            started = time.monotonic()
-            result = await arena.run(
-                resources.outlive, user=user, sandbox=sandbox, timeout=1.0, path=path
-            )
-            took = time.monotonic() - started
-            first = await sandbox.files.read(path, user="root")
-            await anyio.sleep(0.3)
-            lives = first != await sandbox.files.read(path, user="root")
-            held = result.killed_by is KilledBy.WALL and took < 10 and not lives
-            detail = f"ended after {took:.1f} s by {result.killed_by}, daemon lives: {lives}"
-            parts.append((f"as {user}", held, detail))
-    return all_of(parts)
-
-
-async def _stopped(arena: Arena) -> Verdict:
-    async with arena.fresh() as sandbox:
-        started = time.monotonic()
-        result = await arena.run(resources.stop_self, sandbox=sandbox, timeout=1.0)
-        took = time.monotonic() - started
-        held = result.killed_by is KilledBy.WALL and took < 10
-        return Verdict(held, f"ended after {took:.1f} s by {result.killed_by}", "as user")
-
-
-_ENDLESS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True:\n    pass\n"
-
-
-async def _endless_cell(arena: Arena) -> Verdict:
-    """A cell that ignores interrupts is killed; the sandbox goes on."""
-    async with arena.fresh() as sandbox:
-        started = time.monotonic()
-        ended: object
-        try:
-            execution = await sandbox.run_code(_ENDLESS, timeout=1.0)
-            ended = execution.killed_by or execution.error
-        except AtollError as error:
-            ended = error
-        took = time.monotonic() - started
-        after = await sandbox.run_code("6*7")
-        held = took < 15 and ended is not None and after.text == "42"
-        return Verdict(held, f"ended after {took:.1f} s: {ended!r}, then {after.text}", "a cell")
-
-
 async def _giant_value(arena: Arena) -> Verdict:
     """Values and displays of hundreds of megabytes end as an error, not in the engine's memory."""
     parts = []
@@ -311,8 +263,5 @@ ATTACKS: tuple[Attack, ...] = (
     _attack("cpu-spin", "Can code get more CPU than its limit?", _spin, "cpu"),
     _bomb("core-dump", "Does a crash dump core?", resources.dump_core, directory="/tmp", goal=0),
     _attack("output-flood", "Does a flood of output reach the engine's memory?", _flood),
-    _attack("outlive-timeout", "Does anything outlive its command's timeout?", _outlive),
-    _attack("stopped-process", "Does a stopped process outlive its timeout?", _stopped),
-    _attack("endless-cell", "Does a cell that ignores interrupts outlive its time?", _endless_cell),
     _attack("giant-value", "Can the value of a cell fill the engine's memory?", _giant_value),
 )

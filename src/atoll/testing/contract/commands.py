@@ -126,6 +126,21 @@ async def a_timeout_ends_what_ignores_it(subject: Subject) -> None:
         assert (await sandbox.commands.run("echo on")).stdout == "on\n"
 
 
+async def a_timeout_reaches_what_left_its_session_and_nothing_else(subject: Subject) -> None:
+    orphan = "(setsid sh -c 'echo $$ > {0}; exec sleep 60' &); until [ -s {0} ]; do :; done"
+    alive = "kill -0 $(cat {0})"
+    async with subject.sandbox() as sandbox:
+        mine, theirs = f"{subject.home}/mine", f"{subject.home}/theirs"
+        assert (await sandbox.commands.run(orphan.format(theirs))).ok
+        with anyio.fail_after(15):
+            result = await sandbox.commands.run(f"{orphan.format(mine)}; sleep 60", timeout=1)
+        assert result.killed_by == "wall", result
+        assert (await sandbox.commands.run(alive.format(theirs))).ok
+        with anyio.fail_after(10):
+            while (await sandbox.commands.run(alive.format(mine))).ok:
+                continue
+
+
 async def an_orphan_that_holds_the_output_open_is_not_waited_for(subject: Subject) -> None:
     async with subject.sandbox() as sandbox:
         with anyio.fail_after(15):
@@ -169,6 +184,7 @@ CASES = tuple(
         many_commands_run_at_once,
         a_cancelled_command_is_ended,
         a_timeout_ends_what_ignores_it,
+        a_timeout_reaches_what_left_its_session_and_nothing_else,
         an_orphan_that_holds_the_output_open_is_not_waited_for,
         a_terminal_has_a_size_and_echoes,
     )

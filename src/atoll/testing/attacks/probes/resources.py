@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 import threading
 import time
@@ -351,34 +350,3 @@ def flood(facts: Facts) -> Outcome:
             os.write(int(facts.get("descriptor", 1)), piece)
         except OSError as error:
             return held(f"the stream was closed: {errno.errorcode.get(error.errno or 0)}")
-
-
-def outlive(facts: Facts) -> Outcome:
-    """Ignore every signal, fork twice, leave the session, keep stdout open, and stay."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_IGN)
-    if os.fork() == 0:
-        os.setsid()
-        if os.fork() == 0:
-            _mark_forever(facts)
-        os._exit(0)
-    print("started", flush=True)
-    while True:
-        time.sleep(60)
-
-
-def _mark_forever(facts: Facts) -> None:
-    """Write the time into a file again and again, so that the host sees whether we still live."""
-    while True:
-        with open(facts["path"], "w") as file:
-            file.write(str(time.monotonic()))
-        time.sleep(0.05)
-
-
-def stop_self(facts: Facts) -> Outcome:
-    """Stop with SIGSTOP: a stopped process does not see SIGTERM."""
-    del facts
-    print("started", flush=True)
-    sys.stdout.flush()
-    while True:
-        os.kill(os.getpid(), signal.SIGSTOP)
