@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atoll.cli import terminal
-from atoll.cli.settings import settings_of
+from atoll.cli.settings import AsJson, settings_of
 from atoll.model import InvalidArgument
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def attack(
         str | None,
         typer.Option(metavar="TEMPLATE", help="Also attack from contexts of this template."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Attack the walls of this machine and print a verdict for each attempt.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from atoll.cli import terminal
-from atoll.cli.settings import settings_of
+from atoll.cli.settings import AsJson, settings_of
 
 group = typer.Typer(help="Measure Atoll here.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -36,7 +36,7 @@ def engine(
     check: Annotated[
         bool, typer.Option("--check", help="Exit with 1 if a target is missed.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure every row of the engine's table.
 

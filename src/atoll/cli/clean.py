@@ -10,7 +10,7 @@ import anyio.to_thread
 import typer
 
 from atoll.cli import terminal
-from atoll.cli.settings import settings_of
+from atoll.cli.settings import AsJson, settings_of
 from atoll.model import OwnerError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def clean(
         typer.Option("--dead", help="Only what processes that ended badly have left behind."),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Remove what Atoll keeps: built templates, layers, and leftovers of ended owners.
 

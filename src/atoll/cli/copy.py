@@ -14,7 +14,7 @@ import typer
 
 from atoll.cli import terminal
 from atoll.cli.processes import owners_of
-from atoll.cli.settings import settings_of
+from atoll.cli.settings import AsJson, settings_of
 from atoll.model import FileError, FileNotFound, InvalidArgument
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def cp(
     user: Annotated[
         str | None, typer.Option(metavar="NAME", help="Whose rights hold inside.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Copy a file or a directory into a sandbox or out of it.
 

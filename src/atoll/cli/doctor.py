@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atoll.cli import terminal
-from atoll.cli.settings import settings_of
+from atoll.cli.settings import AsJson, settings_of
 from atoll.model import InvalidArgument, LauncherUnavailable
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def doctor(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Show only what stands in the way.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look at this machine, say what sandboxes can have here, and how to mend what they cannot.
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _SHELL = ("/bin/bash", "-i", "-l")
 Sandbox = Annotated[str, typer.Argument(metavar="ID", help="Sandbox, or how its id begins.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def owners_of(settings: Settings) -> Owners:
@@ -33,7 +32,7 @@ def owners_of(settings: Settings) -> Owners:
     return Owners(settings.data_dir or default_data_dir())
 
 
-def ps(context: typer.Context, as_json: AsJson = False) -> None:
+def ps(context: typer.Context, as_json: said.AsJson = False) -> None:
     """Show the sandboxes of this user that run, whichever program made them."""
 
     async def work() -> int:
@@ -83,7 +82,7 @@ def age(seconds: float) -> str:
     return "".join(parts[:2])
 
 
-def kill(context: typer.Context, sandbox: Sandbox, as_json: AsJson = False) -> None:
+def kill(context: typer.Context, sandbox: Sandbox, as_json: said.AsJson = False) -> None:
     """End a sandbox and everything in it."""
 
     async def work() -> int:
@@ -100,28 +99,17 @@ def kill(context: typer.Context, sandbox: Sandbox, as_json: AsJson = False) -> N
 def exec_command(
     context: typer.Context,
     sandbox: Sandbox,
-    command: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="CMD", help="What to run, after --. Default: a login shell."),
-    ] = None,
+    command: said.Command = None,
     tty: Annotated[
         bool, typer.Option("--tty", "-t", help="Give it a terminal. A login shell has one.")
     ] = False,
-    user: Annotated[
-        str | None, typer.Option(metavar="NAME", help="User inside: user or root.")
-    ] = None,
-    cwd: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Directory inside to start in.")
-    ] = None,
-    env: Annotated[
-        list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="Set a variable.")
-    ] = None,
+    user: said.User = None,
+    cwd: said.Cwd = None,
+    env: said.Variables = None,
     timeout: Annotated[
         str | None, typer.Option(metavar="SECONDS", help="End the command then; exit code 124.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON instead of the output.")
-    ] = False,
+    as_json: said.ResultAsJson = False,
 ) -> None:
     """Run a command in a sandbox that is there already.
 

@@ -71,25 +71,16 @@ def run(
         list[str] | None,
         typer.Option("--file", metavar="F[:NAME]", help="Copy this file in. May be repeated."),
     ] = None,
-    mounts: Annotated[
-        list[str] | None,
-        typer.Option("--mount", metavar="HOST:GUEST[:ro]", help="Show a host directory inside."),
-    ] = None,
-    env: Annotated[
-        list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="Set a variable.")
-    ] = None,
+    mounts: said.Mounts = None,
+    env: said.Variables = None,
     template: Annotated[
         str, typer.Option(metavar="NAME", help="Template to run in.")
     ] = DEFAULT_TEMPLATE,
     network: Annotated[
         bool, typer.Option("--network", help="Ask for a network. This release refuses it.")
     ] = False,
-    user: Annotated[
-        str | None, typer.Option(metavar="NAME", help="User inside: user or root.")
-    ] = None,
-    cwd: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Directory inside to start in.")
-    ] = None,
+    user: said.User = None,
+    cwd: said.Cwd = None,
     timeout: Annotated[
         str | None, typer.Option(metavar="SECONDS", help="End the program then; exit code 124.")
     ] = None,
@@ -102,9 +93,7 @@ def run(
     wall: said.Wall = None,
     cpu_time: said.CpuTime = None,
     output: said.Output = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON instead of the output.")
-    ] = False,
+    as_json: said.ResultAsJson = False,
 ) -> None:
     """Run a program in a fresh sandbox.
 

@@ -1,4 +1,4 @@
-"""Options that several commands share: where Atoll keeps its data, which launcher, which limits."""
+"""Options that several commands share, and what was said before the command's name."""
 
 from __future__ import annotations
 
@@ -60,6 +60,24 @@ Disk = Annotated[str | None, limit_option("disk", "SIZE")]
 Wall = Annotated[str | None, limit_option("wall", "SECONDS")]
 CpuTime = Annotated[str | None, limit_option("cpu_time", "SECONDS")]
 Output = Annotated[str | None, limit_option("output", "SIZE")]
+
+User = Annotated[str | None, typer.Option(metavar="NAME", help="User inside: user or root.")]
+Cwd = Annotated[str | None, typer.Option(metavar="DIR", help="Directory inside to start in.")]
+Variables = Annotated[
+    list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="Set a variable.")
+]
+Mounts = Annotated[
+    list[str] | None,
+    typer.Option("--mount", metavar="HOST:GUEST[:ro]", help="Show a host directory inside."),
+]
+Command = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="CMD", help="What to run, after --. Default: a login shell."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ResultAsJson = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON instead of the output.")
+]
 
 
 def limits_from(said: dict[str, str | None]) -> Limits:

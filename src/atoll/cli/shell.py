@@ -35,21 +35,11 @@ _ENDING = (ProcessNotFound, SandboxDied, ConnectionError)
 
 def shell(
     context: typer.Context,
-    command: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="CMD", help="What to run, after --. Default: a login shell."),
-    ] = None,
+    command: said.Command = None,
     template: Annotated[str, typer.Option(metavar="NAME", help="Template.")] = DEFAULT_TEMPLATE,
-    user: Annotated[
-        str | None, typer.Option(metavar="NAME", help="User inside: user or root.")
-    ] = None,
-    mounts: Annotated[
-        list[str] | None,
-        typer.Option("--mount", metavar="HOST:GUEST[:ro]", help="Show a host directory inside."),
-    ] = None,
-    env: Annotated[
-        list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="Set a variable.")
-    ] = None,
+    user: said.User = None,
+    mounts: said.Mounts = None,
+    env: said.Variables = None,
     memory: said.Memory = None,
     cpu: said.Cpu = None,
     pids: said.Pids = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atoll.cli import terminal
-from atoll.cli.settings import Settings, settings_of
+from atoll.cli.settings import AsJson, Settings, settings_of
 from atoll.model import Template
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from atoll.engine.templates import TemplateInfo
 
 group = typer.Typer(help="Show and build templates.", no_args_is_help=True, rich_markup_mode=None)
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 async def prepared(engine: Engine, name: str) -> Template:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import socket
 import struct
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
@@ -18,6 +17,7 @@ import anyio
 from atoll.engine import owner_frames as frames
 from atoll.engine.commands import ProcessInfo
 from atoll.engine.owner_frames import Connection
+from atoll.engine.unix_sockets import connected
 from atoll.model import (
     CommandResult,
     EntryInfo,
@@ -177,17 +177,8 @@ class Owners:
 
     @asynccontextmanager
     async def _connected(self, owner: str) -> AsyncIterator[Connection]:
-        address, fd = frames.socket_address(self._owners / owner / "socket")
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.connect(address)
-            sock.setblocking(False)
-        except BaseException:
-            sock.close()
-            raise
-        finally:
-            if fd >= 0:
-                os.close(fd)
+        sock = connected(self._owners / owner / "socket", socket.SOCK_STREAM)
+        sock.setblocking(False)
         connection = await Connection.of(sock)
         try:
             yield connection

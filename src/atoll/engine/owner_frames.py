@@ -8,10 +8,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import os
 import socket
 import struct
-from pathlib import Path
 from typing import Any
 
 from atoll.model import AtollError, OwnerError, TimedOut, errors
@@ -104,18 +102,6 @@ def error_of(value: dict[str, Any]) -> AtollError:
     """The error that an owner sent."""
     kind = _by_code(errors.AtollError).get(value["code"], AtollError)
     return kind(value["message"], sandbox_id=value["sandbox_id"], hint=value["hint"])
-
-
-def socket_address(path: Path) -> tuple[str, int]:
-    """An address for bind or connect, and a descriptor to close after that (-1: none).
-
-    Addresses end at 107 bytes (unix(7)); a data directory may lie deeper, so on Linux the way
-    goes through a descriptor of the directory.
-    """
-    if not Path("/proc/self/fd").is_dir():
-        return str(path), -1
-    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    return f"/proc/self/fd/{fd}/{path.name}", fd
 
 
 def _by_code(root: type[AtollError]) -> dict[str, type[AtollError]]:

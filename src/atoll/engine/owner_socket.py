@@ -19,6 +19,7 @@ from atoll.engine.commands import CommandHandle
 from atoll.engine.owner_frames import Connection
 from atoll.engine.pty import PtyHandle
 from atoll.engine.sandbox import Sandbox
+from atoll.engine.unix_sockets import listening
 from atoll.model import AtollError, InvalidArgument, KilledBy, SandboxInfo
 
 _BACKLOG = 64
@@ -51,7 +52,8 @@ class OwnerSocket:
     def __init__(self, path: Path, owner: str, holder: Holder) -> None:
         self._owner = owner
         self._holder = holder
-        self._socket = _listen(path)
+        self._socket = listening(path, socket.SOCK_STREAM, _BACKLOG)
+        self._socket.setblocking(False)
 
     async def serve(self) -> None:
         """Answer until cancelled."""
@@ -207,26 +209,6 @@ async def _tell(connection: Connection, error: AtollError) -> None:
         await connection.send_object(frames.ERROR, frames.error_object(error))
     except OSError:
         return  # the asker is gone
-
-
-def _listen(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    address, fd = frames.socket_address(path)
-    try:
-        path.unlink(missing_ok=True)
-        listener.setblocking(False)
-        # Before bind, as the file's mode is what guards it; umask(2) would be the whole process's.
-        os.fchmod(listener.fileno(), 0o600)
-        listener.bind(address)
-        path.chmod(0o600)
-        listener.listen(_BACKLOG)
-    except BaseException:
-        listener.close()
-        raise
-    finally:
-        if fd >= 0:
-            os.close(fd)
-    return listener
 
 
 def _same_user(peer: socket.socket) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from atoll.engine import vault_program
-from atoll.engine.owner_frames import socket_address
+from atoll.engine.unix_sockets import connected, listening
 
 PATIENCE_SECONDS = 60.0
 """How long sandboxes outlive an owner that does not come back."""
@@ -59,7 +59,7 @@ class Vault:
         lock = os.open(directory / "vault.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with theirs, _listener(directory / "vault") as listener:
+            with theirs, listening(directory / "vault", socket.SOCK_SEQPACKET, 4) as listener:
                 kept = [theirs.fileno(), listener.fileno(), lock]
                 words = [*map(str, kept), str(patience)]
                 # Its own session: what ends the owner's process group leaves it alone.
@@ -81,11 +81,8 @@ class Vault:
     @classmethod
     def return_to(cls, directory: Path) -> tuple[Self, list[Entry]]:
         """The vault of a former life, and what it holds. Raises OSError."""
-        address, fd = socket_address(directory / "vault")
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock = connected(directory / "vault", socket.SOCK_SEQPACKET, _SEND_SECONDS)
         try:
-            sock.settimeout(_SEND_SECONDS)
-            sock.connect(address)
             entries: list[Entry] = []
             while packet := _receive(sock):
                 entries.append(packet)
@@ -93,9 +90,6 @@ class Vault:
         except BaseException:
             sock.close()
             raise
-        finally:
-            if fd >= 0:
-                os.close(fd)
 
     def hold(self, key: str, state: dict[str, Any], fds: Sequence[int]) -> None:
         """Keep copies of `fds`, which stay the caller's."""
@@ -152,24 +146,6 @@ def is_held(directory: Path) -> bool:
     finally:
         os.close(lock)
     return False
-
-
-def _listener(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    address, fd = socket_address(path)
-    try:
-        path.unlink(missing_ok=True)
-        os.fchmod(listener.fileno(), 0o600)
-        listener.bind(address)
-        path.chmod(0o600)
-        listener.listen(4)
-    except BaseException:
-        listener.close()
-        raise
-    finally:
-        if fd >= 0:
-            os.close(fd)
-    return listener
 
 
 def _receive(sock: socket.socket) -> Entry | None:

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ import anyio.lowlevel
 
 from atoll.launch import host_terminal
 from atoll.launch.adoption_port import Held
+from atoll.launch.alive import EndsOnce
 from atoll.launch.port import ContextPorts, ContextProcess, LaunchedSandbox
 from atoll.model import KilledBy, Metrics, SandboxSpec, Template
 
@@ -55,9 +56,7 @@ class FakeLauncher:
     async def launch(self, spec: SandboxSpec) -> FakeSandbox:
         """Start the guest; no wall is built and none is checked."""
         await anyio.lowlevel.checkpoint()
-        sandbox = self._start(spec)
-        self.sandboxes.append(sandbox)
-        return sandbox
+        return self._start(spec)
 
     def _start(self, spec: SandboxSpec) -> FakeSandbox:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -72,7 +71,12 @@ class FakeLauncher:
                 cwd="/",
             )
         owned = Guest(guest.pid, os.pidfd_open(guest.pid), guest)
-        return FakeSandbox(spec.id, ours, owned, home, self.sandboxes)
+        return self._keep(spec.id, ours, owned, home)
+
+    def _keep(self, id: str, channel: socket.socket, guest: Guest, directory: Path) -> FakeSandbox:
+        sandbox = FakeSandbox(id, channel, guest, directory, lambda: self.sandboxes.remove(sandbox))
+        self.sandboxes.append(sandbox)
+        return sandbox
 
     def hold(self, sandbox: LaunchedSandbox) -> Held:
         """See Adopts.hold."""
@@ -86,10 +90,7 @@ class FakeLauncher:
         channel, pidfd = held.fds
         directory = Path(held.state["directory"])
         guest = Guest(held.state["pid"], pidfd)
-        sock = socket.socket(fileno=channel)
-        sandbox = FakeSandbox(spec.id, sock, guest, directory, self.sandboxes)
-        self.sandboxes.append(sandbox)
-        return sandbox
+        return self._keep(spec.id, socket.socket(fileno=channel), guest, directory)
 
     async def settle(self) -> None:
         """Remove the directories of those that nobody adopted."""
@@ -118,7 +119,7 @@ class Guest:
             signal.pidfd_send_signal(self.pidfd, number)
 
 
-class FakeSandbox:
+class FakeSandbox(EndsOnce):
     """One guest without walls. Tests set `usage` and `breached`, which no kernel counts here."""
 
     def __init__(
@@ -127,8 +128,9 @@ class FakeSandbox:
         channel: socket.socket,
         guest: Guest,
         directory: Path,
-        alive: list[FakeSandbox],
+        forget: Callable[[], None],
     ) -> None:
+        super().__init__(forget)
         self.id = id
         self.pid = guest.pid
         self.pidfd = guest.pidfd
@@ -137,9 +139,7 @@ class FakeSandbox:
         self.usage = Metrics(0.0, 0, 0, 1, 0, None)
         self.breached: KilledBy | None = None
         self.frozen = False
-        self._destroyed = False
         self._guest = guest
-        self._alive = alive
 
     async def fork_context(self, ports: ContextPorts, process: ContextProcess) -> bool:
         """There is no zygote."""
@@ -168,24 +168,18 @@ class FakeSandbox:
         self.frozen = False
         self._guest.signal(signal.SIGCONT)
 
-    async def destroy(self) -> None:
+    async def _end(self) -> None:
         """The guest ends its processes when its channel ends; later it is killed."""
-        if self._destroyed:
-            return
-        self._destroyed = True
-        with anyio.CancelScope(shield=True):
-            # A vault may hold the channel open: the end is asked for, and not only closed.
-            with suppress(OSError):
-                self.channel.send(b'{"n":0,"op":"shutdown","grace":0}')
-            self.channel.close()
-            self.thaw()
-            with anyio.move_on_after(_EXIT_SECONDS):
-                await anyio.wait_readable(self.pidfd)
-            self._guest.signal(signal.SIGKILL)
+        # A vault may hold the channel open: the end is asked for, and not only closed.
+        with suppress(OSError):
+            self.channel.send(b'{"n":0,"op":"shutdown","grace":0}')
+        self.channel.close()
+        self.thaw()
+        with anyio.move_on_after(_EXIT_SECONDS):
             await anyio.wait_readable(self.pidfd)
-            if self._guest.child is not None:
-                self._guest.child.wait()
-            os.close(self.pidfd)
-            shutil.rmtree(self.directory, ignore_errors=True)
-            if self in self._alive:
-                self._alive.remove(self)
+        self._guest.signal(signal.SIGKILL)
+        await anyio.wait_readable(self.pidfd)
+        if self._guest.child is not None:
+            self._guest.child.wait()
+        os.close(self.pidfd)
+        shutil.rmtree(self.directory, ignore_errors=True)

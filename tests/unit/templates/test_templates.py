@@ -5,8 +5,6 @@ from __future__ import annotations
 import marshal
 import os
 import sys
-import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,23 +22,12 @@ SLOW_TOOL = "import time; print('Collecting slow', flush=True); time.sleep(60)"
 
 
 @pytest.fixture
-def wheelhouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A directory with one wheel, `tiny`, which has a script."""
-    house = tmp_path / "wheels"
-    house.mkdir()
-    with zipfile.ZipFile(house / "tiny-1.0-py3-none-any.whl", "w") as wheel:
-        info = "tiny-1.0.dist-info"
-        wheel.writestr("tiny.py", "def main():\n    print('tiny')\n")
-        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
-        wheel.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        wheel.writestr(f"{info}/entry_points.txt", "[console_scripts]\ntiny = tiny:main\n")
-        wheel.writestr(f"{info}/RECORD", "")
-    monkeypatch.setenv("ATOLL_WHEELHOUSE", str(house))
+def wheelhouse(wheelhouse: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One that is all that pip can find."""
+    monkeypatch.setenv("ATOLL_WHEELHOUSE", str(wheelhouse))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
-    yield house
+    return wheelhouse
 
 
 def lock_of(tmp_path: Path, *pins: str) -> Path:

@@ -8,18 +8,12 @@ import resource
 import socket
 
 from atoll.guest.descriptors import close_range
-from atoll.launch.linux import packets, syscalls
+from atoll.launch.linux import packets, slots, syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-_KINDS = (
-    syscalls.CLONE_NEWNS,
-    syscalls.CLONE_NEWNET,
-    syscalls.CLONE_NEWIPC,
-    syscalls.CLONE_NEWUTS,
-)
 # To move a fork of itself into a sandbox of its template; full rights come with the sandbox's own
 # user namespace and are dropped there at once.
 _KEPT = 1 << syscalls.CAP_SYS_ADMIN | 1 << syscalls.CAP_SYS_CHROOT
@@ -34,8 +28,7 @@ def serve(config: dict[str, Any], number: int) -> NoReturn:
     if request is None:
         os._exit(0)
     try:
-        for fd, kind in zip(fds, _KINDS, strict=False):
-            syscalls.setns(fd, kind)
+        slots.enter(fds)
         errors = fds[-1]
         _own_proc()
         if not config["idmapped"]:

@@ -12,20 +12,13 @@ from functools import partial
 
 from atoll.guest import init as guest_init
 from atoll.guest.descriptors import close_range
-from atoll.launch.linux import packets, syscalls
+from atoll.launch.linux import packets, slots, syscalls
 from atoll.launch.linux.guest_rights import GUEST_CAPABILITIES, MASKED, MASKED_DIRECTORIES
-from atoll.launch.linux.slots import NAMESPACES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-_KINDS = (
-    syscalls.CLONE_NEWNS,
-    syscalls.CLONE_NEWNET,
-    syscalls.CLONE_NEWIPC,
-    syscalls.CLONE_NEWUTS,
-)
 GUEST_CHANNEL = 3
 _EMPTY_DIRECTORY = "/dev/mqueue"
 
@@ -77,18 +70,17 @@ def _become_guest(
     masked: list[tuple[str, str]],
     dropped: list[int],
 ) -> NoReturn:
-    channel = fds[len(NAMESPACES)]
+    channel = fds[len(slots.NAMESPACES)]
     try:
         engine.close()
-        for fd, kind in zip(fds, _KINDS, strict=False):
-            syscalls.setns(fd, kind)
+        slots.enter(fds)
         socket.sethostname(request["hostname"])
         syscalls.set_name("atoll-guest")
         _mount_proc(masked)
         os.setsid()
         _join_cgroup(channel)
         syscalls.unshare(syscalls.CLONE_NEWCGROUP)
-        syscalls.setns(fds[NAMESPACES.index("user")], syscalls.CLONE_NEWUSER)
+        syscalls.setns(fds[slots.NAMESPACES.index("user")], syscalls.CLONE_NEWUSER)
         os.setgroups([])
         if request["processes"]:
             resource.setrlimit(resource.RLIMIT_NPROC, (request["processes"],) * 2)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from types import TracebackType
 
 from atoll.model import WallUnavailable
 
@@ -71,12 +70,7 @@ class Filter:
     def __enter__(self) -> Filter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._library.seccomp_release(self._context)
 
     def number(self, name: str) -> int | None:

@@ -22,8 +22,14 @@ _KINDS = {
     "ipc": syscalls.CLONE_NEWIPC,
     "uts": syscalls.CLONE_NEWUTS,
 }
-NAMESPACES = ("mnt", "net", "ipc", "uts", "user")
+NAMESPACES = (*_KINDS, "user")
 """The order in which a slot's descriptors are handed over."""
+
+
+def enter(fds: list[int]) -> None:
+    """Move this process into the namespaces of a slot, but for the user namespace, the last."""
+    for fd, kind in zip(fds, _KINDS.values(), strict=False):
+        syscalls.setns(fd, kind)
 
 
 def serve(config: dict[str, Any], keeper: socket.socket, number: int) -> NoReturn:
