@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from creates_forever import LIMITS
 from atoll.engine import Engine
 from atoll.engine.owner_client import Owners
 from atoll.model import AtollError
+from atoll.testing.waiting import eventually_holds
 
 _PROGRAM = Path(__file__).parent / "creates_forever.py"
 
@@ -81,10 +81,7 @@ def test_an_owner_killed_among_its_creates_leaves_nothing(
             assert await Owners(data_dir).ps() == []
 
     anyio.run(restart)
-    deadline = time.monotonic() + 10
-    while owned_processes(owner) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert owned_processes(owner) == []
+    assert eventually_holds(lambda: owned_processes(owner) == []), owned_processes(owner)
     assert owned_cgroups(owner) == []
     assert list((data_dir / "owners").iterdir()) == []
     assert mounts() == before

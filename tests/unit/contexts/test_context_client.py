@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
+import operator
 import os
 import struct
+import termios
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -24,8 +28,14 @@ from atoll.model import (
     Result,
     TimedOut,
 )
+from atoll.testing.waiting import eventually
 
 pytestmark = pytest.mark.anyio
+
+
+def unread(pipe: int) -> int:
+    """Bytes that lie in a pipe (pipe(7))."""
+    return int(struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0])
 
 
 @pytest.fixture
@@ -89,7 +99,7 @@ async def test_output_between_cells_belongs_to_the_next(played: Played) -> None:
     await played.client.run("")
     for number in range(3):
         os.write(played.stdout, bytes(str(number), "ascii") * 50_000)
-        await anyio.sleep(0.01)
+        await eventually(lambda: unread(played.stdout) == 0)
     played.say(done(2))
     text = "".join((await played.client.run("")).logs.stdout)
     # Only the last 64 KiB are kept.
@@ -108,8 +118,7 @@ async def test_one_cell_at_a_time_in_order(played: Played) -> None:
         for _ in range(3):
             group.start_soon(run)
         for number in (1, 2, 3):
-            await anyio.sleep(0.01)
-            assert order == list(range(1, number))
+            await eventually(functools.partial(operator.eq, order, list(range(1, number))))
             played.say(done(number))
     assert order == [1, 2, 3]
 
@@ -218,7 +227,7 @@ async def test_close_ends_a_running_cell(played: Played) -> None:
                 await played.client.run("")
 
         group.start_soon(run)
-        await anyio.sleep(0.02)
+        await anyio.wait_all_tasks_blocked()
         await played.client.close()
     await played.client.close()
 
@@ -308,7 +317,7 @@ async def test_a_first_event_that_is_not_ready(played: Played) -> None:
     async with anyio.create_task_group() as group:
 
         async def speak() -> None:
-            await anyio.sleep(0.01)
+            await anyio.wait_all_tasks_blocked()
             played.say(done(1))
 
         group.start_soon(speak)

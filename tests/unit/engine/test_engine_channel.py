@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Iterator
 import anyio
 import anyio.lowlevel
 import pytest
-from engine_kit import open_descriptors, until
+from engine_kit import open_descriptors
 
 from atoll.engine.channel import PACKET, GuestChannel
 from atoll.model import AtollError, FileNotFound, GuestBroken, SandboxDied, SandboxError
+from atoll.testing.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -50,7 +51,7 @@ async def peer() -> AsyncIterator[Peer]:
 
 
 async def ended(peer: Peer) -> SandboxError:
-    await until(lambda: peer.channel.ended is not None)
+    await eventually(lambda: peer.channel.ended is not None)
     assert peer.broken == [peer.channel.ended]
     return peer.broken[0]
 

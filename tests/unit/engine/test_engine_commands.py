@@ -10,7 +10,6 @@ from pathlib import Path
 
 import anyio
 import pytest
-from engine_kit import until
 
 from atoll.engine import Engine, Sandbox
 from atoll.engine.commands import CommandHandle
@@ -27,6 +26,7 @@ from atoll.model import (
     UnknownSignal,
     UnknownUser,
 )
+from atoll.testing.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -143,7 +143,7 @@ ORPHAN = "(setsid sh -c 'echo $$ > {0}.part; mv {0}.part {0}; exec sleep 1000' &
 
 async def orphan_in(file: Path) -> int:
     """The pid of what `ORPHAN` has started."""
-    await until(file.exists)
+    await eventually(file.exists)
     return int(file.read_text())
 
 
@@ -155,7 +155,7 @@ async def test_a_kill_reaches_what_left_the_session_and_spares_other_commands(
     handle = await sandbox.commands.start(f"{ORPHAN.format(place / 'mine')}; sleep 1000")
     mine = await orphan_in(place / "mine")
     assert await handle.kill()
-    await until(lambda: not Path(f"/proc/{mine}").exists())
+    await eventually(lambda: not Path(f"/proc/{mine}").exists())
     assert Path(f"/proc/{other}").exists()
     os.kill(other, signal.SIGKILL)
 
@@ -167,7 +167,7 @@ async def test_a_cancelled_run_leaves_nothing_that_left_its_session(
         tasks.start_soon(sandbox.commands.run, f"{ORPHAN.format(place / 'mine')}; sleep 1000")
         mine = await orphan_in(place / "mine")
         tasks.cancel_scope.cancel()
-    await until(lambda: not Path(f"/proc/{mine}").exists())
+    await eventually(lambda: not Path(f"/proc/{mine}").exists())
 
 
 async def test_a_flood_ends_what_left_the_session_too(sandbox: Sandbox, place: Path) -> None:
@@ -175,7 +175,7 @@ async def test_a_flood_ends_what_left_the_session_too(sandbox: Sandbox, place: P
     result = await sandbox.commands.run(line)
     assert result.killed_by is KilledBy.OUTPUT
     mine = await orphan_in(place / "mine")
-    await until(lambda: not Path(f"/proc/{mine}").exists())
+    await eventually(lambda: not Path(f"/proc/{mine}").exists())
 
 
 async def test_an_orphan_that_holds_stdout_does_not_hold_the_result(sandbox: Sandbox) -> None:
@@ -188,7 +188,7 @@ async def test_an_orphan_that_holds_stdout_does_not_hold_the_result(sandbox: San
 async def test_an_orphan_can_go_on_writing(sandbox: Sandbox, place: Path) -> None:
     line = f"(sleep 0.5; echo late && touch {place}/written) & echo done"
     assert (await sandbox.commands.run(line)).stdout == "done\n"
-    await until((place / "written").exists)
+    await eventually((place / "written").exists)
 
 
 async def test_a_flood_is_cut_at_the_limit(sandbox: Sandbox) -> None:
@@ -205,7 +205,7 @@ async def test_single_bytes_on_alternating_streams_keep_their_order(sandbox: San
 
 async def test_late_readers_see_everything_since_the_start(sandbox: Sandbox) -> None:
     handle = await sandbox.commands.start("echo one; sleep 0.1; echo two; cat", stdin=True)
-    await anyio.sleep(0.05)
+    await eventually(lambda: handle.stdout == "one\n")
     late = sandbox.commands.connect(handle.pid)
     await late.close_stdin()
     assert b"".join([data async for _, data in late]) == b"one\ntwo\n"
@@ -303,7 +303,7 @@ async def test_the_death_of_the_sandbox_ends_every_wait(sandbox: Sandbox) -> Non
                 await handle.wait()
 
         tasks.start_soon(wait)
-        await anyio.sleep(0.02)
+        await anyio.wait_all_tasks_blocked()
         await sandbox.kill(grace=0)
     with pytest.raises(SandboxDied):
         await sandbox.commands.run(["true"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from engine_kit import open_descriptors, until
+from engine_kit import open_descriptors
 
 from atoll.engine import Sandbox
 from atoll.model import (
@@ -23,6 +23,7 @@ from atoll.model import (
     UnknownUser,
     WatchEvent,
 )
+from atoll.testing.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -132,7 +133,7 @@ async def test_a_cancelled_transfer_leaves_nothing(sandbox: Sandbox, place: Path
         with anyio.move_on_after(delay):
             await sandbox.files.write(f"{place}/endless", endless())
     assert open_descriptors() == before
-    await until(lambda: children_of(sandbox.launched.pid) == 0)
+    await eventually(lambda: children_of(sandbox.launched.pid) == 0)
 
 
 def children_of(pid: int) -> int:
@@ -171,7 +172,7 @@ async def test_a_closed_watch_ends_its_iteration(sandbox: Sandbox, place: Path) 
     async with anyio.create_task_group() as tasks:
 
         async def close() -> None:
-            await anyio.sleep(0.02)
+            await anyio.wait_all_tasks_blocked()
             await watch.close()
 
         tasks.start_soon(close)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from engine_kit import open_descriptors, until
+from engine_kit import open_descriptors
 
 from atoll.engine import Engine, Sandbox, processes
 from atoll.launch.fake import FakeLauncher, FakeSandbox
@@ -21,6 +21,7 @@ from atoll.model import (
     SandboxSpec,
     Template,
 )
+from atoll.testing.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -111,7 +112,7 @@ async def test_a_start_that_is_cancelled_does_not_wait_for_a_silent_guest_foreve
     sandbox = await hostile(mixed, "silence")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(sandbox.commands.run, ["true"])
-        await anyio.sleep(0.05)
+        await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
         with anyio.CancelScope(shield=True):
             await sandbox.kill(grace=0)
@@ -148,4 +149,4 @@ async def test_a_guest_that_crashes_is_a_dead_sandbox(mixed: Engine, neighbour: 
     sandbox = await mixed.create(Template("hostile-no-such-misdeed", ()))
     with pytest.raises(SandboxDied):
         await sandbox.commands.run(["true"])
-    await until(lambda: len(mixed.list()) == 1)
+    await eventually(lambda: len(mixed.list()) == 1)

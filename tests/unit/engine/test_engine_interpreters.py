@@ -7,7 +7,6 @@ from pathlib import Path
 
 import anyio
 import pytest
-from engine_kit import until
 
 from atoll.engine import Engine, Sandbox
 from atoll.launch.fake import FakeLauncher
@@ -21,6 +20,7 @@ from atoll.model import (
     UnknownLanguage,
     UnknownUser,
 )
+from atoll.testing.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -75,10 +75,10 @@ async def test_what_left_the_session_of_a_context_ends_with_it(
         await said(sandbox, f"cd {place}; {orphan}; do :; done", context=context)
         orphans.append(Path("/proc") / (place / name).read_text().strip())
     await sandbox.remove_context(contexts[0])
-    await until(lambda: not orphans[0].exists())
+    await eventually(lambda: not orphans[0].exists())
     assert orphans[1].exists()
     await sandbox.restart_context(contexts[1])
-    await until(lambda: not orphans[1].exists())
+    await eventually(lambda: not orphans[1].exists())
 
 
 async def test_an_interrupt_ends_the_cell_and_not_the_context(sandbox: Sandbox) -> None:

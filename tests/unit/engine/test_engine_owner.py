@@ -15,7 +15,6 @@ from pathlib import Path
 
 import anyio
 import pytest
-from engine_kit import until
 
 from atoll.engine import Engine, Sandbox
 from atoll.engine.owner import Owner, default_data_dir, read_journal, reap_dead, start_time
@@ -28,6 +27,7 @@ from atoll.model import (
     Template,
     UnknownUser,
 )
+from atoll.testing.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -224,7 +224,7 @@ async def test_signals_and_the_end_of_time_travel(owners: Owners, sandbox: Sandb
 async def test_what_an_asker_started_ends_with_it(owners: Owners, sandbox: Sandbox) -> None:
     async with owners.exec(sandbox.id, ["sleep", "100"]):
         assert len(sandbox.commands.list()) == 1
-    await until(lambda: sandbox.commands.list() == [])
+    await eventually(lambda: sandbox.commands.list() == [])
 
 
 async def test_files_go_in_and_out(owners: Owners, sandbox: Sandbox, place: Path) -> None:

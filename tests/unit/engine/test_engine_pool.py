@@ -9,11 +9,11 @@ from pathlib import Path
 
 import anyio
 import pytest
-from engine_kit import until
 
 from atoll.engine import Engine
 from atoll.launch.fake import FakeLauncher, FakeSandbox
 from atoll.model import Limits, SandboxSpec, Template, TemplateError
+from atoll.testing.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -54,7 +54,7 @@ async def pooled(place: Path, slow: SlowLauncher) -> AsyncIterator[Engine]:
 
 
 async def settled(launcher: FakeLauncher, count: int) -> None:
-    await until(lambda: len(launcher.sandboxes) == count)
+    await eventually(lambda: len(launcher.sandboxes) == count)
 
 
 async def test_a_warm_pool_hands_over_and_refills(

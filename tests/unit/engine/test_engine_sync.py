@@ -10,7 +10,7 @@ from typing import assert_type
 import anyio
 import anyio.lowlevel
 import pytest
-from engine_kit import open_descriptors, until
+from engine_kit import open_descriptors
 
 from atoll.engine import (
     CommandHandle,
@@ -45,6 +45,7 @@ from atoll.model import (
     SandboxInfo,
     Template,
 )
+from atoll.testing.waiting import eventually
 
 
 def test_a_day_in_the_life(place: Path, template: Template) -> None:
@@ -69,7 +70,7 @@ def test_a_day_in_the_life(place: Path, template: Template) -> None:
         assert engine.list() == []
         with pytest.raises(SandboxDied):
             sandbox.commands.run(["true"])
-    anyio.run(until, lambda: threading.active_count() == threads)  # workers end by themselves
+    anyio.run(eventually, lambda: threading.active_count() == threads)  # workers end by themselves
     assert open_descriptors() == descriptors
 
 
@@ -179,5 +180,5 @@ def test_the_short_form_ends_its_engine_and_its_thread(
         assert sandbox.commands.run(["true"]).ok
     second = SyncSandbox.create(template)
     assert second.kill()
-    anyio.run(until, lambda: threading.active_count() == threads)  # workers end by themselves
+    anyio.run(eventually, lambda: threading.active_count() == threads)  # workers end by themselves
     assert list((place / "data/owners").iterdir()) == []

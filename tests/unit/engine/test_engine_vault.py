@@ -11,12 +11,12 @@ from pathlib import Path
 
 import anyio
 import pytest
-from engine_kit import until
 
 from atoll.engine import Engine
 from atoll.engine.owner import reap_dead
 from atoll.engine.vault import Vault, close_entries, is_held
 from atoll.model import ContextDied, SandboxInfo, SandboxState
+from atoll.testing.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -117,7 +117,7 @@ async def test_those_who_are_not_called_for_end_in_time(
     assert is_held(directory)
     assert kept._sock is not None
     kept._sock.close()
-    await until(lambda: not is_held(directory))
+    await eventually(lambda: not is_held(directory))
     assert os.read(read, 1) == b""
     kept.end()
     os.close(read)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from atoll.launch.linux.cgroups_detect import Layout, detect
 from atoll.launch.linux.cgroups_tree import Tree
 from atoll.launch.linux.cgroups_v2 import CgroupV2
 from atoll.model import Limits
+from atoll.testing.waiting import eventually_holds
 
 LAYOUT = detect()
 UNIFIED = Path("/sys/fs/cgroup/unified")
@@ -84,13 +85,6 @@ def running(code: str, cgroup: Cgroup) -> Iterator[subprocess.Popen[bytes]]:
         child.wait()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 @limited
 def test_memory_is_held_and_counted(cgroups: Cgroups) -> None:
     cgroup = cgroups.create("box", Limits(memory="32M"))
@@ -124,7 +118,7 @@ def test_pids_are_held_and_counted(cgroups: Cgroups) -> None:
 def test_cpu_is_held_and_counted(cgroups: Cgroups) -> None:
     cgroup = cgroups.create("box", Limits(cpu=0.1))
     with running("while True: pass", cgroup):
-        wait_until(lambda: (cgroup.cpu_time() or 0) > 0.01)
+        assert eventually_holds(lambda: (cgroup.cpu_time() or 0) > 0.01)
         before = cgroup.cpu_time() or 0
         time.sleep(1.0)
         assert (cgroup.cpu_time() or 0) - before < 0.25
@@ -134,13 +128,13 @@ def test_cpu_is_held_and_counted(cgroups: Cgroups) -> None:
 def test_freeze_stops_and_thaw_goes_on(cgroups: Cgroups) -> None:
     cgroup = cgroups.create("box", Limits())
     with running("while True: pass", cgroup):
-        wait_until(lambda: (cgroup.cpu_time() or 0) > 0.01)
+        assert eventually_holds(lambda: (cgroup.cpu_time() or 0) > 0.01)
         cgroup.freeze()
         before = cgroup.cpu_time()
         time.sleep(0.1)
         assert cgroup.cpu_time() == before
         cgroup.thaw()
-        wait_until(lambda: (cgroup.cpu_time() or 0) > (before or 0))
+        assert eventually_holds(lambda: (cgroup.cpu_time() or 0) > (before or 0))
 
 
 @limited
@@ -155,7 +149,7 @@ def test_kill_reaches_a_fork_bomb_that_ignores_signals(cgroups: Cgroups) -> None
         "    except OSError: pass"
     )
     with running(code, cgroup):
-        wait_until(lambda: (cgroup.pids() or 0) >= 60)
+        assert eventually_holds(lambda: (cgroup.pids() or 0) >= 60)
         assert cgroup.kill()
         assert cgroup.is_empty()
     assert cgroup.remove()
@@ -244,7 +238,7 @@ def test_two_hundred_creates_leave_no_descriptor(cgroups: Cgroups) -> None:
 @unified
 def test_unified_kill_freeze_and_cpu_time(on_unified: CgroupV2) -> None:
     with running("while True: pass", on_unified) as child:
-        wait_until(lambda: (on_unified.cpu_time() or 0) > 0.02)
+        assert eventually_holds(lambda: (on_unified.cpu_time() or 0) > 0.02)
         on_unified.freeze()
         before = on_unified.cpu_time()
         time.sleep(0.1)
@@ -269,7 +263,7 @@ def test_unified_kill_without_cgroup_kill(
     monkeypatch.setattr(Tree, "write", write)
     code = "import os\nfor _ in range(5): os.fork()\nwhile True: pass"
     with running(code, on_unified) as child:
-        wait_until(lambda: len(on_unified.processes()) >= 2)
+        assert eventually_holds(lambda: len(on_unified.processes()) >= 2)
         assert on_unified.kill()
         assert child.wait(5) == -signal.SIGKILL
 

@@ -17,6 +17,7 @@ from raw_guest import RawGuest
 from atoll.launch.bubblewrap import BubblewrapLauncher
 from atoll.launch.linux.remains import reap
 from atoll.model import SandboxSpec, Template
+from atoll.testing.waiting import eventually_holds
 
 pytestmark = pytest.mark.usefixtures("root_and_bwrap")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -99,9 +100,6 @@ def test_sandboxes_die_with_an_engine_that_is_killed(data_dir: Path) -> None:
         time.sleep(0.3)
         engine.send_signal(signal.SIGKILL)
         engine.wait()
-    deadline = time.monotonic() + 10
-    while not all(map(gone, pids)) or members(owner):
-        assert time.monotonic() < deadline, (pids, members(owner))
-        time.sleep(0.02)
+    assert eventually_holds(lambda: all(map(gone, pids)) and not members(owner)), members(owner)
     assert reap(owner)
     assert cgroups_of(owner) == []

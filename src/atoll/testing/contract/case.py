@@ -15,6 +15,7 @@ from atoll.engine import Engine, Sandbox
 from atoll.model import Limits, Template
 from atoll.testing.fitting import fitting
 from atoll.testing.leaks import Snapshot
+from atoll.testing.waiting import eventually
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,6 @@ class Case:
     run: Callable[[Subject], Awaitable[None]]
     walls: bool = False
     needs: frozenset[str] = field(default_factory=frozenset)
-
-
-async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait for what nobody announces. Raises TimeoutError."""
-    with anyio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110
-            await anyio.sleep(0.01)
 
 
 async def raises(kind: type[BaseException], call: Awaitable[Any]) -> BaseException:

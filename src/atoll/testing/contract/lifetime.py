@@ -10,7 +10,8 @@ import anyio
 
 from atoll.engine import Engine, Sandbox
 from atoll.model import Limits, SandboxDied, SandboxNotFound
-from atoll.testing.contract.case import Case, Subject, eventually, raises
+from atoll.testing.contract.case import Case, Subject, raises
+from atoll.testing.waiting import eventually
 
 _HARD_TO_END = (
     "trap '' TERM HUP INT; (setsid sleep 600 &); setsid sh -c 'sleep 600 & sleep 600' & "
@@ -111,9 +112,11 @@ async def metrics_are_the_kernels(subject: Subject) -> None:
         handle = await sandbox.commands.start([subject.python, "-I", "-c", code], stdin=True)
         assert before.memory is not None and before.pids is not None
         floor = before.memory + (35 << 20)
-        with anyio.fail_after(15):
-            while ((await sandbox.metrics()).memory or 0) < floor:  # noqa: ASYNC110
-                await anyio.sleep(0.02)
+
+        async def is_charged() -> bool:
+            return ((await sandbox.metrics()).memory or 0) >= floor
+
+        await eventually(is_charged, 15)
         during = await sandbox.metrics()
         assert during.pids is not None and during.pids > before.pids
         assert during.memory_peak is None or during.memory_peak >= floor

@@ -16,7 +16,8 @@ from atoll.model import (
     ProcessLimitReached,
     SandboxDied,
 )
-from atoll.testing.contract.case import Case, Subject, eventually, raises
+from atoll.testing.contract.case import Case, Subject, raises
+from atoll.testing.waiting import eventually
 
 MIB = 1 << 20
 
