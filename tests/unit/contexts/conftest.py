@@ -86,6 +86,7 @@ def bash(guest_root: Path) -> list[str]:
     """The command of a Bash context."""
     program = (
         f"import sys; sys.path.insert(0, {str(guest_root)!r}); "
+        "from atoll.guest import dispositions; dispositions.reset(); "
         "from atoll.guest.contexts import bash; bash.serve(3)"
     )
     return [python_command(guest_root)[0], "-I", "-c", program]

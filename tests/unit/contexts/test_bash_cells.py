@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,28 @@ async def test_state_survives_an_interrupt(context: Running) -> None:
         assert await context.said(LOOK) == SEEN
 
 
+async def test_interrupts_at_any_moment_lose_neither_state_nor_cells(context: Running) -> None:
+    await context.said(STATE)
+    for number in range(60):
+        await context.run(": nothing", timeout=number * 0.00003)
+        assert await context.said(LOOK) == SEEN
+
+
+async def test_an_interrupt_between_cells_does_nothing(context: Running) -> None:
+    await context.said(STATE)
+    for _ in range(2):
+        os.killpg(context.process.pid, signal.SIGINT)
+        assert await context.said(LOOK) == SEEN
+
+
+async def test_a_shell_that_ends_between_cells_is_replaced(context: Running) -> None:
+    await context.said(STATE)
+    for _ in range(5):
+        pid = int(await context.said("echo $$"))
+        os.kill(pid, signal.SIGINT)
+        assert await context.said(LOOK) == SEEN
+
+
 async def test_a_killed_shell_is_replaced(context: Running) -> None:
     assert await status(context, "kill -KILL $$") == "137"
     assert await context.said("echo again") == "again\n"
@@ -101,9 +125,17 @@ async def test_environment_and_directory_of_one_run(context: Running, tmp_path: 
     assert "".join(inside.logs.stdout) == "it'snew\nline\n/usr\n"
     assert inside.error is not None
     assert await context.said('echo "$A${B-unset}"; pwd') == f"beforeunset\n{tmp_path}\n"
-    missing = await context.run("echo not reached", cwd="/not/there")
+    missing = await context.run("echo not reached", env={"A": "c", "B": "d"}, cwd="/not/there")
     assert missing.error is not None
     assert missing.logs.stdout == []
+    assert await context.said('echo "$A${B-unset}"; pwd') == f"beforeunset\n{tmp_path}\n"
+    await context.run("sleep 60", env={"A": "c", "B": "d"}, cwd="/usr", timeout=0.1)
+    assert await context.said('echo "$A${B-unset}"; pwd') == f"beforeunset\n{tmp_path}\n"
+
+
+async def test_programs_end_when_nobody_reads_them(context: Running) -> None:
+    execution = await context.run("yes | head -n 1; echo ${PIPESTATUS[@]}")
+    assert "".join(execution.logs.stdout) == "y\n141 0\n"
 
 
 @pytest.mark.parametrize(

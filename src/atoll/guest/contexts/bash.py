@@ -49,6 +49,7 @@ class BashContext:
         # A handler, not SIG_IGN: commands must not inherit that.
         signal.signal(signal.SIGINT, self._on_interrupt)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         self._send({"event": "ready", "pid": os.getpid()})
         while True:
@@ -80,18 +81,24 @@ class BashContext:
     def _evaluate_around(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """Evaluate the code between setting and undoing the run's own environment."""
         before, after = _overrides(request.get("env") or {}, request.get("cwd"))
-        if before:
-            error = self._evaluate(before)
-            if error is not None:
-                return error
-        error = self._evaluate(request["code"])
-        if after:
-            self._evaluate(after)
+        error = self._evaluate(before) if before else None
+        if error is None:
+            error = self._evaluate(request["code"])
+        if after and not self._undo(after):
+            # An interrupt has ended the shell in the middle; what was undone stays undone.
+            self._undo(after)
         return error
+
+    def _undo(self, code: str) -> bool:
+        try:
+            self._shell.evaluate(code, lambda: False)
+        except ShellEnded:
+            return False
+        return True
 
     def _evaluate(self, code: str) -> dict[str, Any] | None:
         try:
-            status = self._shell.evaluate(code)
+            status = self._shell.evaluate(code, lambda: self._interrupted)
         except ShellEnded as ended:
             status = ended.status
         if self._interrupted and status == _INTERRUPTED:
@@ -116,14 +123,14 @@ def _overrides(env: dict[str, str], cwd: str | None) -> tuple[str, str]:
     before, after = [], []
     for name, value in env.items():
         was, had = f"__atoll_was_{name}", f"__atoll_had_{name}"
-        before.append(f'{had}=${{{name}+x}} {was}="${{{name}-}}"; export {name}={_quoted(value)}')
+        before.append(f'{was}="${{{name}-}}" {had}=${{{name}+x}}; export {name}={_quoted(value)}')
         after.append(
-            f'if [ -n "${had}" ]; then export {name}="${was}"; else unset {name}; fi; '
+            f'case ${{{had}-none}} in none) ;; x) export {name}="${was}";; *) unset {name};; esac; '
             f"unset {had} {was}"
         )
     if cwd:
         before.append(f"__atoll_cwd=$PWD; cd -- {_quoted(cwd)}")
-        after.append('cd -- "$__atoll_cwd"; unset __atoll_cwd')
+        after.append('cd -- "${__atoll_cwd-.}"; unset __atoll_cwd')
     return "\n".join(before), "\n".join(after)
 
 

@@ -15,6 +15,10 @@ import re
 import select
 import signal
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _WAKE, _STATUS, _TEXT = 7, 8, 9
 _ABOVE = 100
 _CLOSED = f"{_TEXT}<&- {_WAKE}<&- {_STATUS}>&-"
@@ -49,12 +53,22 @@ _FIXED = re.compile(
 """Read-only variables of every shell: setting them would end the evaluation of all the rest."""
 
 
-class ShellEnded(Exception):
-    """The shell is gone; `status` is its exit status, or 128 and more for a signal."""
+_ATTEMPTS = 3
+"""Shells to start for one text, when each is ended before it takes it."""
 
-    def __init__(self, status: int) -> None:
+
+class ShellEnded(Exception):
+    """The shell is gone.
+
+    Attributes:
+        status: its exit status, or 128 and more for a signal.
+        begun: it had taken the text that it was to evaluate.
+    """
+
+    def __init__(self, status: int, begun: bool = True) -> None:
         super().__init__(status)
         self.status = status
+        self.begun = begun
 
 
 class _Spawned:
@@ -71,7 +85,9 @@ class _Spawned:
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
             ]
             actions += [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in lifted.items()]
-            self.pid = os.posix_spawn(program, argv, env, file_actions=actions)
+            # What this process ignores is its own affair.
+            default = (signal.SIGPIPE, signal.SIGXFSZ)
+            self.pid = os.posix_spawn(program, argv, env, file_actions=actions, setsigdef=default)
         finally:
             for fd in lifted.values():
                 os.close(fd)
@@ -94,27 +110,56 @@ class ShellProcess:
         self._saved = f"{directory}/.atoll-shell-{os.urandom(12).hex()}"
         self._process: _Spawned | None = None
         self._wake = self._status = -1
+        self._left = b""
+        self._failures = 0
 
-    def evaluate(self, code: str) -> int:
+    def evaluate(self, code: str, stopped: Callable[[], bool]) -> int:
         """Evaluate in the shell; its exit status.
+
+        A shell that ends before it takes the code (by an interrupt that was meant for what ran
+        before) is replaced, unless `stopped` says that this code is not wanted any more.
 
         Raises:
             ShellEnded: it ended instead of answering; the next call starts another.
         """
-        if self._process is not None and self._process.ended():
-            self._forget()
-        if self._process is None:
-            self._process = self._start()
-            state = self._take_state()
-            if state:
-                # Three evaluations: one that fails half-way must not leave stderr closed.
-                for step in (b"exec 6>&2 2>/dev/null", state, b"exec 2>&6 6>&-"):
-                    self._evaluate(step)
-        return self._evaluate(code.encode("utf-8", "surrogatepass"))
+        text = code.encode("utf-8", "surrogatepass")
+        for more in reversed(range(_ATTEMPTS)):
+            try:
+                self._have_shell()
+                if stopped():
+                    break
+                return self._evaluate(text)
+            except ShellEnded as ended:
+                if ended.begun or not more:
+                    raise
+        raise ShellEnded(128 + signal.SIGINT, begun=False)
 
     def close(self) -> None:
         """Let the shell come to its end."""
         self._forget()
+
+    def _have_shell(self) -> None:
+        """Start one if there is none, with what the last one has left. Raises ShellEnded."""
+        if self._process is not None and self._process.ended():
+            self._forget()
+        if self._process is not None:
+            return
+        self._left = self._take_state() or self._left
+        self._process = self._start()
+        if not self._left:
+            return
+        try:
+            # Three evaluations: one that fails half-way must not leave stderr closed.
+            for step in (b"exec 6>&2 2>/dev/null", self._left, b"exec 2>&6 6>&-"):
+                self._evaluate(step)
+        except ShellEnded as ended:
+            # What is left of half a state is not wanted, and the whole is not tried for ever.
+            self._take_state()
+            self._failures += 1
+            if self._failures == _ATTEMPTS:
+                self._left, self._failures = b"", 0
+            raise ShellEnded(ended.status, begun=False) from None
+        self._left, self._failures = b"", 0
 
     def _start(self) -> _Spawned:
         wake, self._wake = os.pipe()
@@ -136,8 +181,14 @@ class ShellProcess:
         while view:
             view = view[os.write(self._text, view) :]
         os.lseek(self._text, 0, os.SEEK_SET)
-        os.write(self._wake, b"go\n")
+        self._wake_up()
         return self._await_status()
+
+    def _wake_up(self) -> None:
+        try:
+            os.write(self._wake, b"go\n")
+        except BrokenPipeError:
+            return  # its end shows where its answer is awaited
 
     def _await_status(self) -> int:
         """The line that the shell writes when it is done, or its end (also by ``exec``)."""
@@ -155,7 +206,8 @@ class ShellProcess:
                 if not piece and end in ready:
                     status = self._process.wait()
                     self._forget()
-                    raise ShellEnded(128 - status if status < 0 else status)
+                    begun = os.lseek(self._text, 0, os.SEEK_CUR) > 0
+                    raise ShellEnded(128 - status if status < 0 else status, begun)
                 if not piece:
                     waiting.unregister(self._status)
                 answer += piece
