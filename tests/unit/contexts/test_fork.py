@@ -133,6 +133,24 @@ async def test_nothing_random_is_shared_by_heavy_forks_of_one_pid(
         assert len(values) == FORKS, name
 
 
+async def test_what_would_end_a_program_by_a_signal_is_an_error_of_the_cell(
+    guest_root: Path, tmp_path: Path, stack: AsyncExitStack
+) -> None:
+    zygote = Zygote([sys.executable, "-I", str(ZYGOTE), str(guest_root), "0", "--plain"], stack)
+    client = zygote.fork()
+    unread = "import os\nread, write = os.pipe()\nos.close(read)\nos.write(write, b'x')"
+    large = (
+        "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (9, 9))\n"
+        f"open({str(tmp_path / 'large')!r}, 'wb', 0).truncate(10)"
+    )
+    for code, name in ((unread, "BrokenPipeError"), (large, "OSError")):
+        error = (await client.run(code)).error
+        assert error is not None
+        assert error.name == name
+    code = "import subprocess\nsubprocess.run('yes | head -n 1', shell=True).returncode"
+    assert (await client.run(code)).text == "0"
+
+
 async def test_forks_know_nothing_of_the_rehearsal(
     guest_root: Path, scientific: Path, stack: AsyncExitStack
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import anyio
@@ -225,9 +227,16 @@ async def test_a_cell_that_ignores_the_interrupt_must_be_killed(
 
 async def test_an_interrupt_between_cells_does_nothing(context: Running) -> None:
     await context.run("x = 1")
-    await context.client.interrupt()
-    await context.client.interrupt()
+    for _ in range(2):
+        os.killpg(context.process.pid, signal.SIGINT)
     assert await context.value("x") == "1"
+
+
+async def test_interrupts_at_any_moment_leave_the_context_usable(context: Running) -> None:
+    await context.run("kept = 1")
+    for step in range(40):
+        await context.run("display(1)", timeout=step * 0.00005)
+        assert await context.value("kept") == "1"
 
 
 async def test_interrupt_of_the_running_cell(context: Running) -> None:

@@ -22,10 +22,12 @@ def main() -> None:
     """Serve requests: one byte with control, stdout and stderr of the context."""
     root, same_pids, *modules = sys.argv[1:]
     sys.path.append(root)
+    from atoll.guest import dispositions
     from atoll.guest.contexts import python
 
     python.warm([name for name in modules if name != "--plain"], plain="--plain" in modules)
     draw()
+    dispositions.reset()
     home = os.open("/proc/self/ns/pid", os.O_RDONLY)
     libc = ctypes.CDLL(None, use_errno=True)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

@@ -10,10 +10,15 @@ from types import FrameType
 
 
 class Interrupts:
-    """The handler and its state. A signal between two cells is forgotten."""
+    """The handler and its state. A signal between two cells is forgotten.
+
+    Attributes:
+        armed: a SIGINT raises KeyboardInterrupt. To be set by a plain assignment: a call could
+            itself be interrupted, with the signal still armed after it.
+    """
 
     def __init__(self) -> None:
-        self._armed = False
+        self.armed = False
         self._held = 0
         self._pending = False
 
@@ -21,14 +26,9 @@ class Interrupts:
         """Become the handler of SIGINT, also if a cell has put another one there."""
         signal.signal(signal.SIGINT, self._on_signal)
 
-    def arm(self) -> None:
-        """From here a SIGINT raises KeyboardInterrupt."""
+    def forget(self) -> None:
+        """A SIGINT that came before the next cell is none of its."""
         self._pending = False
-        self._armed = True
-
-    def disarm(self) -> None:
-        """From here a SIGINT does nothing."""
-        self._armed = False
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -44,12 +44,12 @@ class Interrupts:
             yield
         finally:
             self._held -= 1
-            if self._pending and not self._held and self._armed:
+            if self._pending and not self._held and self.armed:
                 self._pending = False
                 raise KeyboardInterrupt
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if not self._armed:
+        if not self.armed:
             return
         if self._held:
             self._pending = True

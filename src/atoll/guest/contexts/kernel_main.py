@@ -118,7 +118,7 @@ class KernelContext:
         message = self._client.execute(code, silent=silent, allow_stdin=False)
         interrupted = False
         while True:
-            if self._interrupted and not interrupted:
+            if self._interrupted and not interrupted and cell is not None:
                 interrupted = True
                 self._interrupt_kernel()
             try:

@@ -34,6 +34,9 @@ class Session:
         os.set_inheritable(self._channel.fileno(), False)
         self.attach()
         self._interrupts.install()
+        # As every Python starts: a write that has no reader, or is too long, is an OSError.
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         self._send({"event": "ready", "pid": self._pid})
         while self.step():
@@ -102,11 +105,12 @@ class Session:
     def _guard(self, step: Any) -> None:
         """Run a part of a cell; whatever it raises becomes the cell's error."""
         try:
+            self._interrupts.forget()
             try:
-                self._interrupts.arm()
+                self._interrupts.armed = True
                 step()
             finally:
-                self._interrupts.disarm()
+                self._interrupts.armed = False
         except BaseException as error:
             self._leave_if_forked(error)
             sys.last_value = error
