@@ -28,6 +28,8 @@ Interrupt = Callable[[], Awaitable[None]]
 """Sends SIGINT to the context's process group, by way of the guest."""
 
 _REPEAT_INTERRUPT = 1.0
+_BEGIN_SECONDS = 0.1
+"""From a context's word that it is ready to its first cell: far more than that takes."""
 _LONGEST_CODE = 32 * 1024 * 1024
 
 
@@ -80,6 +82,9 @@ class ContextClient:
         self._grace = grace
         self._turn = anyio.Lock(fast_acquire=True)
         self._cells = 0
+        self._running = False
+        self._interrupted = False
+        self._started = anyio.Event()
 
     @property
     def alive(self) -> bool:
@@ -145,11 +150,23 @@ class ContextClient:
                 raise ContextDied("the context has ended", hint="restart it or make another")
             self._cells += 1
             request["id"] = self._cells
+            if self._interrupted:
+                request["late"] = True
+                self._interrupted = False
             cell = Cell(callbacks or CellCallbacks(), self._output_limit)
             return await self._run(encode(request), cell, timeout)
 
     async def interrupt(self) -> None:
         """Interrupt the running cell, if any; the context lives on."""
+        if self._running and self.pid is None:
+            # A context that is still starting would be ended by the signal.
+            await self._started.wait()
+            await anyio.sleep(_BEGIN_SECONDS)
+        if self._running:
+            await self._send_interrupt()
+
+    async def _send_interrupt(self) -> None:
+        self._interrupted = True
         await self._interrupt()
 
     async def close(self) -> None:
@@ -164,6 +181,7 @@ class ContextClient:
         deadline = None if timeout is None else start + timeout
         killed_by: KilledBy | None = None
         kept = self._streams.begin_cell()
+        self._running = True
         try:
             for stream, data in kept:
                 await cell.take_output(stream, data)
@@ -183,6 +201,8 @@ class ContextClient:
                 await self._stop(Cell(CellCallbacks(), 0))
             raise
         finally:
+            self._running = False
+            self._started.set()
             self._streams.end_cell()
         execution = cell.execution(count, killed_by, self._loop.time() - start)
         if self._streams.ended and count is None:
@@ -220,9 +240,12 @@ class ContextClient:
         """Interrupt, again and again, until the cell ends or the grace is over."""
         end = self._loop.time() + self._grace
         while not self._streams.ended:
-            with contextlib.suppress(Exception):
-                await self._interrupt()
-            again = min(end, self._loop.time() + _REPEAT_INTERRUPT)
+            pause = _BEGIN_SECONDS
+            if self.pid is not None:
+                pause = _REPEAT_INTERRUPT
+                with contextlib.suppress(Exception):
+                    await self._send_interrupt()
+            again = min(end, self._loop.time() + pause)
             count = await self._follow(cell, again, heed_limit=False)
             if count is not None:
                 return count
@@ -249,6 +272,7 @@ class ContextClient:
             self.must_kill = True
             raise GuestBroken("a context did not say ready once, and first")
         self.pid = event.pid
+        self._started.set()
 
 
 def _request(

@@ -14,9 +14,9 @@ from atoll.engine.contexts import ContextClient
 
 
 class Played:
-    """Both ends of a context; the client's grace is short."""
+    """Both ends of a context; the client's grace is short unless the test says otherwise."""
 
-    def __init__(self, output_limit: int | None = 1 << 20) -> None:
+    def __init__(self, output_limit: int | None = 1 << 20, grace: float = 0.1) -> None:
         control, self.control = socket.socketpair()
         out, self.stdout = os.pipe()
         err, self.stderr = os.pipe()
@@ -28,7 +28,7 @@ class Played:
             err,
             interrupt=self._interrupt,
             output_limit=output_limit,
-            grace=0.1,
+            grace=grace,
         )
 
     async def _interrupt(self) -> None:

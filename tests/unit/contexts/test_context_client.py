@@ -178,6 +178,40 @@ async def test_a_timeout_without_an_end_must_be_killed(played: Played) -> None:
         await played.client.run("")
 
 
+async def test_a_context_that_still_starts_is_not_interrupted() -> None:
+    played = Played(grace=30)
+
+    async def run() -> None:
+        execution = await played.client.run("", timeout=0.01)
+        assert execution.killed_by is KilledBy.WALL
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        await anyio.sleep(0.03)
+        group.start_soon(played.client.interrupt)
+        await anyio.sleep(0.03)
+        assert played.interrupts == 0
+        played.say(READY)
+        await played.interrupted.wait()
+        played.say(done(1))
+    assert played.client.alive
+    await played.close()
+
+
+async def test_only_the_cell_after_an_interrupted_one_is_told_of_it(played: Played) -> None:
+    played.say(READY)
+    for number in (1, 2, 3):
+        async with anyio.create_task_group() as group:
+            group.start_soon(played.client.run, "")
+            await anyio.wait_all_tasks_blocked()
+            assert ("late" in played.heard()) is (number == 2)
+            if number == 1:
+                await played.client.interrupt()
+            played.say(done(number))
+    await played.client.interrupt()
+    assert played.interrupts == 1
+
+
 async def test_a_cancelled_run_interrupts_the_cell(played: Played) -> None:
     played.say(READY)
     async with anyio.create_task_group() as group:

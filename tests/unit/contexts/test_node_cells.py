@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import os
+import signal
 from pathlib import Path
 
 import anyio
@@ -162,6 +164,74 @@ async def test_a_timeout_interrupts_and_the_context_goes_on(context: Running, co
     execution = await context.run(code, timeout=0.3)
     assert execution.killed_by is KilledBy.WALL
     assert await context.value("kept") == "1"
+
+
+@pytest.mark.parametrize(
+    ("code", "step"),
+    [
+        ("7", 0.00005),
+        ("require('child_process').execSync('sleep 60')", 0.0005),
+        ("await new Promise(() => {})", 0.0005),
+        ("{ const end = Date.now() + 5; while (Date.now() < end); throw new Error('x') }", 0.0003),
+    ],
+)
+async def test_interrupts_at_any_moment_leave_the_context_usable(
+    context: Running, code: str, step: float
+) -> None:
+    await context.run("const kept = 1")
+    for number in range(25):
+        await context.run(code, timeout=number * step)
+        assert await context.value("kept") == "1"
+        assert await context.value("typeof require('child_process').execSync") == "'function'"
+
+
+@pytest.mark.parametrize("name", ["http2", "child_process", "readline", "zlib"])
+async def test_an_interrupt_leaves_no_part_of_node_half_loaded(
+    open_context: OpenContext, node: list[str], name: str
+) -> None:
+    for number in range(8):
+        context = await open_context(node)
+        await context.run(f"require('{name}')", timeout=0.0003 + number * 0.0005)
+        assert await context.value(f"Object.keys(require('{name}')).length > 5") == "true"
+
+
+async def test_output_goes_on_after_an_interrupt_in_the_middle_of_it(context: Running) -> None:
+    for _ in range(5):
+        execution = await context.run("for (;;) console.log('again')", timeout=0.05)
+        assert execution.killed_by is not None
+        assert "".join((await context.run("console.log('on')")).logs.stdout).endswith("on\n")
+
+
+async def test_an_interrupt_between_cells_does_nothing(context: Running) -> None:
+    await context.run("const kept = 1")
+    for _ in range(2):
+        os.killpg(context.process.pid, signal.SIGINT)
+    assert await context.value("kept") == "1"
+
+
+async def test_a_cells_own_listener_does_not_keep_the_interrupt(context: Running) -> None:
+    await context.run("process.on('SIGINT', () => {}); process.once('SIGTERM', () => {}); 0")
+    execution = await context.run("for (;;) {}", timeout=0.1)
+    assert execution.killed_by is KilledBy.WALL
+    await context.run("process.removeAllListeners('SIGINT'); 0")
+    execution = await context.run("await new Promise(() => {})", timeout=0.1)
+    assert execution.killed_by is KilledBy.WALL
+    assert await context.value("'on'") == "'on'"
+
+
+async def test_streams_call_back_when_they_have_written(context: Running) -> None:
+    code = (
+        "const done = []; process.stdout.write('a', () => done.push(1));"
+        "process.stderr.write(Buffer.from('b')); process.stdout.write('63', 'hex');"
+        "await new Promise(end => process.stdout.end('d', end));"
+        "await require('stream/promises').pipeline(['e', 'f'], process.stdout);"
+        "require('stream').Readable.from(['g']).pipe(process.stdout);"
+        "await new Promise(end => setImmediate(end)); done.length"
+    )
+    execution = await context.run(code)
+    assert execution.error is None, execution.error
+    assert (execution.text, "".join(execution.logs.stdout)) == ("1", "acdefg")
+    assert await context.value("process.stdout.write('h')") == "true"
 
 
 async def test_a_promise_that_nobody_can_settle_is_not_collected(context: Running) -> None:

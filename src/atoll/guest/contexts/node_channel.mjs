@@ -21,20 +21,38 @@ function writeAll(fd, bytes) {
   }
 }
 
-/** A stream that has written when write() returns, so that output is in order with events. */
+/** A stream that has written when write() returns, so that output is in order with events.
+ *
+ * It keeps no state: an interrupt may come in the middle of any write, and the next one must work.
+ */
 export class SyncStream extends Writable {
   constructor(fd) {
-    super({ decodeStrings: true });
+    super({ autoDestroy: false, emitClose: false });
     this.fd = fd;
   }
 
-  _write(chunk, encoding, callback) {
+  write(chunk, encoding, callback) {
+    const done = typeof encoding === 'function' ? encoding : callback;
+    const isText = typeof chunk === 'string';
+    const coding = typeof encoding === 'string' ? encoding : 'utf8';
+    let failure = null;
     try {
-      writeAll(this.fd, chunk);
-      callback();
+      writeAll(this.fd, isText ? Buffer.from(chunk, coding) : chunk);
     } catch (error) {
-      callback(error);
+      failure = error;
     }
+    if (done) process.nextTick(done, failure);
+    else if (failure) throw failure;
+    return true;
+  }
+
+  /** Whoever ends it is told so; the next cell writes all the same. */
+  end(chunk, encoding, callback) {
+    const done = [chunk, encoding, callback].find((item) => typeof item === 'function');
+    if (chunk !== undefined && chunk !== null && chunk !== done) this.write(chunk, encoding);
+    if (done) process.nextTick(done);
+    process.nextTick(() => this.emit('finish'));
+    return this;
   }
 }
 

@@ -10,15 +10,20 @@ import vm from 'node:vm';
 
 import { Channel, SyncStream } from './node_channel.mjs';
 import { bundleOf, displayBundle } from './node_display.mjs';
+import * as interrupts from './node_interrupts.mjs';
 import * as source from './node_source.mjs';
 
 const CONTROL_FD = 3;
 const LONGEST_TEXT = 1 << 20;
 const MOST_FRAMES = 100;
-const OURS = /node:inspector|node:vm|\/node_(runner|source|display|channel)\.mjs/;
+const OURS = /node:inspector|node:vm|\/node_(runner|source|display|channel|interrupts)\.mjs/;
 const FRAME = /^\s+at (?:(.*?) \()?(.*?):(\d+)(?::\d+)?\)?$/;
 const STEP = Symbol.for('atoll.step');
 const TAKE = Symbol.for('atoll.take');
+// With any timeout V8 forgets an interrupt when the code has ended. Without one, an interrupt in the
+// moment in which a cell throws makes it abort ("ToLocalChecked Empty MaybeLocal").
+const DAY_MS = 86_400_000;
+const BROKEN = 'ERR_SCRIPT_EXECUTION_INTERRUPTED';
 
 const typescript = process.argv[2] === 'typescript';
 const leave = process.exit.bind(process);
@@ -75,6 +80,7 @@ function describe(thrown, place) {
 function finish(cell, error) {
   if (running !== cell) return;
   if (error) channel.post({ event: 'error', id: cell.id, ...error });
+  interrupts.rest();
   cell.undo();
   running = null;
   channel.send({ event: 'done', id: cell.id, count });
@@ -88,12 +94,16 @@ function interrupted(cell) {
 
 /** Run code that may loop for ever: SIGINT ends it. Returns false if it did. */
 function breakable(cell, body) {
-  globalThis[STEP] = body;
+  globalThis[STEP] = () => {
+    // From here on a signal breaks the code; this one came while the cell was prepared.
+    if (interrupts.pending()) throw Object.assign(new Error(), { code: BROKEN });
+    body();
+  };
   try {
     stepScript.runInThisContext({ breakOnSigint: true, displayErrors: false });
     return true;
   } catch (error) {
-    if (error.code !== 'ERR_SCRIPT_EXECUTION_INTERRUPTED') throw error;
+    if (error.code !== BROKEN) throw error;
     interrupted(cell);
     return false;
   }
@@ -191,11 +201,13 @@ function run(request) {
     undo: () => {},
   };
   running = cell;
+  interrupts.forget(request.late);
   try {
     cell.undo = override(request.env, request.cwd);
     const code = source.prepare(request.code, typescript);
+    source.loadBuiltins(code);
     const expression = `${code}\n//# sourceURL=${cell.filename}`;
-    const options = { expression, replMode: true, objectGroup: 'cell' };
+    const options = { expression, replMode: true, objectGroup: 'cell', timeout: DAY_MS };
     let answer = null;
     let returned = false;
     const ended = breakable(cell, () => {
@@ -207,6 +219,7 @@ function run(request) {
     });
     returned = true;
     if (ended && answer) settle(cell, ...answer);
+    if (running === cell) interrupts.watch(() => interrupted(cell));
   } catch (error) {
     // Not from the cell's own code, so that its stack would show ours: the message is all.
     const value = shorten(String(error.message));
@@ -225,9 +238,11 @@ function prepareGlobals() {
   Object.defineProperty(globalThis, 'require', {
     ...hidden,
     get() {
-      if (directory !== process.cwd()) {
-        directory = process.cwd();
+      const here = process.cwd();
+      if (directory !== here) {
+        // In this order: an interrupt may come between the two.
         requireIn = source.requireHere();
+        directory = here;
       }
       return requireIn;
     },
@@ -268,7 +283,7 @@ function main() {
   process.on('uncaughtException', report);
   process.on('unhandledRejection', report);
   // A loop is ended by `breakable`; this is for a cell that waits.
-  process.on('SIGINT', () => running && interrupted(running));
+  interrupts.take(() => running && interrupted(running));
   const onRequest = (request) => (request.op === 'shutdown' ? leave(0) : run(request));
   channel = new Channel(CONTROL_FD, onRequest, () => leave(0));
   channel.send({ event: 'ready', pid: process.pid });

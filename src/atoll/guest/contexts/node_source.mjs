@@ -177,6 +177,24 @@ function quietly(body) {
   }
 }
 
+const NAMED = /(?:require|import|from)\s*\(?\s*(['"`])(?:node:)?([a-z][a-z_/0-9]*)\1/g;
+const unloaded = new Set(nodeModule.builtinModules);
+
+/** Load the parts of Node.js that a cell names, before it runs.
+ *
+ * An interrupt in the middle of such a load would leave the part half made for good.
+ */
+export function loadBuiltins(code) {
+  for (const [, , name] of code.matchAll(NAMED)) {
+    if (!unloaded.delete(name)) continue;
+    try {
+      quietly(() => createRequire('/')(`node:${name}`));
+    } catch {
+      // The cell will hear of it, if it comes to that line.
+    }
+  }
+}
+
 /** import() of a cell: relative to the current directory. */
 export function importHere(specifier, options) {
   const loader = vm.constants?.USE_MAIN_CONTEXT_DEFAULT_LOADER;
