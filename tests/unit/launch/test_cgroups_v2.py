@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -174,18 +175,24 @@ def test_an_older_kernel_has_no_peak(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert created(prepared(tmp_path), Limits()).memory_peak() is None
 
 
-def test_attach_and_the_directory_for_clone(tmp_path: Path) -> None:
+def test_attach(tmp_path: Path) -> None:
     cgroup = created(prepared(tmp_path), Limits())
     cgroup.attach(4711)
     assert content(cgroup, "cgroup.procs") == "4711"
     assert cgroup.processes() == [4711]
     assert cgroup.join_descriptors() == ()
-    descriptor = cgroup.directory_fd()
-    try:
-        assert Path(f"/proc/self/fd/{descriptor}").readlink() == cgroup.paths[0]
-        assert not os.get_inheritable(descriptor)
-    finally:
-        os.close(descriptor)
+
+
+def test_processes_may_be_cloned_in_by_whoever_is_handed_the_closed_directory(
+    tmp_path: Path,
+) -> None:
+    cgroups = prepared(tmp_path)
+    cgroup = created(cgroups, Limits())
+    assert cgroups.clone_root == cgroup.paths[0].parent
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in cgroup.paths[0].parent.rglob("*")}
+    assert stat.S_IMODE(cgroups.clone_root.stat().st_mode) == 0o700
+    opened = {path for path, mode in modes.items() if mode & 0o022}
+    assert opened == {cgroups.clone_root / "cgroup.procs", cgroup.paths[0] / "cgroup.procs"}
 
 
 def test_where_the_path_is_seen(tmp_path: Path) -> None:

@@ -57,6 +57,13 @@ class Cgroups:
         return f"v{self.layout.version}" if self.layout.version else "none"
 
     @property
+    def clone_root(self) -> Path | None:
+        """Version 2: the directory below which a process may be cloned into a cgroup; else None."""
+        if self.layout.version != 2:
+            return None
+        return self.layout.bases["unified"] / TOP / self.owner
+
+    @property
     def holds(self) -> frozenset[str]:
         """Those of memory, cpu and pids that a cgroup made here holds."""
         return self.layout.holds
@@ -141,6 +148,7 @@ class Cgroups:
                 if directory != base:
                     make_directory(directory)
                 _enable(directory, self.layout.controllers)
+            _open_to_zygotes(base / TOP / self.owner)
         by_path: dict[Path, Tree] = {}
         for controller, base in self.layout.bases.items():
             directory = base / TOP / self.owner
@@ -216,6 +224,17 @@ def _evict(base: Path) -> None:
             with contextlib.suppress(ProcessLookupError):
                 (leaf / "cgroup.procs").write_text(pid)
     raise OSError(f"processes in {base} cannot be moved into {LEAF}")
+
+
+def _open_to_zygotes(directory: Path) -> None:
+    """Let processes be cloned from one cgroup below `directory` into another (cgroups(7)).
+
+    The kernel asks whether the caller may write to `cgroup.procs` of the new cgroup and of the
+    lowest one above both. All ids may, as each template's zygote has another; and nobody else comes
+    as far: the directory is closed, and a zygote is handed the one cgroup that it is to fill.
+    """
+    directory.chmod(0o700)
+    (directory / "cgroup.procs").chmod(0o666)
 
 
 def _enable(directory: Path, controllers: frozenset[str]) -> None:

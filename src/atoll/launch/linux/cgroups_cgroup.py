@@ -68,20 +68,16 @@ class Cgroup(ABC):
         """Move a process in, with all its threads.
 
         After a quiet time the kernel waits here for a grace period of some milliseconds; prefer
-        `join_descriptors` or `directory_fd` on the way of a create.
+        `join_descriptors` or, on version 2, a clone into it (`Cgroups.clone_root`).
         """
         for tree in self._trees:
             tree.write(self.name, "cgroup.procs", str(pid))
-
-    def directory_fd(self) -> int | None:
-        """Version 2: a new descriptor for clone3 with CLONE_INTO_CGROUP; else None."""
-        return None
 
     def join_descriptors(self) -> tuple[int, ...]:
         """Version 1: new descriptors to which a single-threaded child itself writes ``b"0"``.
 
         They were opened with our rights, so the child needs none. It closes them before anything
-        of a client runs. Empty on version 2, where `directory_fd` does it.
+        of a client runs. Empty on version 2, where such a write waits as `attach` does.
         """
         return ()
 

@@ -67,6 +67,10 @@ class Tree:
         """A descriptor of one of its files, or of the cgroup's directory with file ``.``."""
         return os.open(f"{name}/{file}", flags | os.O_CLOEXEC, dir_fd=self._fd)
 
+    def set_mode(self, name: str, file: str, mode: int) -> None:
+        """Say who may write to one of its files."""
+        os.chmod(f"{name}/{file}", mode, dir_fd=self._fd)
+
     def dissolve(self) -> bool:
         """Remove this directory, and the one above if no other owner uses it; False if in use."""
         try:

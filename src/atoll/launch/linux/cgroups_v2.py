@@ -6,8 +6,6 @@ controllers that the parent turned on, so each is used only where its controller
 
 from __future__ import annotations
 
-import os
-
 from atoll.launch.linux.cgroups_cgroup import Cgroup, cpu_bandwidth
 from atoll.launch.linux.cgroups_tree import Tree, read_field
 from atoll.model import Limits
@@ -25,6 +23,11 @@ class CgroupV2(Cgroup):
         """The one path."""
         return {"": self._path_inside(self._tree)}
 
+    def make(self) -> None:
+        """Create it, and let a zygote that is handed its directory clone a process into it."""
+        super().make()
+        self._tree.set_mode(self.name, "cgroup.procs", 0o666)
+
     def apply(self, limits: Limits) -> None:
         """Set the limits; to None the kernel's default, no limit, is left."""
         memory = limits.bytes_of("memory")
@@ -40,10 +43,6 @@ class CgroupV2(Cgroup):
         if limits.cpu is not None:
             quota, period = cpu_bandwidth(limits.cpu)
             self._tree.write(self.name, "cpu.max", f"{quota} {period}")
-
-    def directory_fd(self) -> int:
-        """A new descriptor for clone3 with CLONE_INTO_CGROUP; the caller closes it."""
-        return self._tree.open(self.name, ".", os.O_RDONLY | os.O_DIRECTORY)
 
     def cpu_time(self) -> float | None:
         """Seconds used by all its processes, the dead ones included; needs no controller."""

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import anyio
+import anyio.to_thread
 
 from atoll.launch.linux import check
 from atoll.launch.linux.cgroups import Cgroups
+from atoll.launch.linux.cgroups_cgroup import Cgroup
 from atoll.launch.linux.guest_rights import GUEST_CAPABILITIES, ROOT_CAPABILITIES
 from atoll.launch.linux.packet_port import PortClosed
 from atoll.launch.linux.running import RunningSandbox
@@ -47,24 +49,31 @@ class ForkedSandbox(RunningSandbox):
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         mine.setblocking(False)
         self.channel = mine
-        with theirs:
+        limits = self._shape.left_to_cgroups(self.spec.limits)
+        with theirs, contextlib.ExitStack() as opened:
+            entrance: tuple[int, ...] = ()
+            if cgroups.clone_root is not None:
+                self._cgroup = cgroups.create(self.id, limits)
+                entrance = self._shard.entrance(self.id)
+            for fd in entrance:
+                opened.callback(os.close, fd)
             forking = self._shard.fork_guest(
-                self._slot, theirs.fileno(), self.spec.hostname, self._shape.processes
+                self._slot, theirs.fileno(), self.spec.hostname, self._shape.processes, entrance
             )
         try:
             # Made while the zygote forks: the guest waits for it before it goes on.
-            self._cgroup = cgroup = cgroups.create(
-                self.id, self._shape.left_to_cgroups(self.spec.limits)
-            )
+            cgroup = self._cgroup = self._cgroup or cgroups.create(self.id, limits)
             joins = cgroup.join_descriptors()
             if joins:
                 self._let_go_on(joins)
         finally:
             with anyio.CancelScope(shield=True), anyio.fail_after(FORK_SECONDS):
-                self._pidfd = (await forking)[1][0]
+                answer, received = await forking
+                self._pidfd = received[0]
                 self.pid = host_pid(self._pidfd)
         if not joins:
-            cgroup.attach(self.pid)
+            if not answer.get("placed"):
+                await _attach(cgroup, self.pid)
             self._let_go_on(())
         with anyio.fail_after(READY_SECONDS):
             await anyio.wait_readable(mine)
@@ -143,7 +152,7 @@ class ForkedSandbox(RunningSandbox):
         if self._cgroup is None:
             raise SandboxDied("the sandbox is gone", sandbox_id=self.id)
         if not joined:
-            self._cgroup.attach(pid)
+            await _attach(self._cgroup, pid)
             gate.send(b"go")
         with anyio.fail_after(READY_SECONDS):
             await anyio.wait_readable(gate)
@@ -165,3 +174,9 @@ class ForkedSandbox(RunningSandbox):
     def _release(self) -> None:
         self._slot.close()
         self._shard.slots.give_back(self._slot.part)
+
+
+async def _attach(cgroup: Cgroup, pid: int) -> None:
+    """Move a process in without keeping anybody else waiting, as this may take 20 ms."""
+    if cgroup.paths:
+        await anyio.to_thread.run_sync(cgroup.attach, pid)

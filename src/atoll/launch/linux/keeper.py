@@ -13,6 +13,7 @@ may), and holds the shard's init. It never sees a client's byte. It ends when it
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -108,6 +109,10 @@ class Keeper:
         answer, fds = packets.receive(ready)
         if answer is None or "error" in answer:
             raise OSError((answer or {}).get("error", "the shard's init died while starting"))
+        if self._config["cgroups"]:
+            with contextlib.suppress(OSError):  # without it the host moves each guest
+                fds.append(syscalls.open_tree(self._config["cgroups"]))
+                answer["cgroups"] = True
         # init has become a grandchild by entering its pid namespace: its pidfd tells its host pid.
         packets.send(self._control, {"ok": answer}, fds)
         for fd in fds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gc
 import os
 import resource
@@ -17,6 +18,7 @@ from atoll.launch.linux.guest_rights import GUEST_CAPABILITIES, MASKED, MASKED_D
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
 GUEST_CHANNEL = 3
@@ -52,14 +54,22 @@ def serve(config: dict[str, Any], number: int) -> NoReturn:
             os._exit(0)
         become = partial(_become_guest, engine, request, fds, inner, masked, dropped)
         try:
-            _, pidfd = syscalls.clone(syscalls.CLONE_NEWPID, become)
+            pidfd, placed = _fork(become, *fds[len(slots.NAMESPACES) + 1 :])
         except OSError as error:
             packets.send(engine, {"n": request["n"], "error": str(error)})
         else:
-            packets.send(engine, {"n": request["n"]}, (pidfd,))
+            packets.send(engine, {"n": request["n"], "placed": placed}, (pidfd,))
             os.close(pidfd)
         for fd in fds:
             os.close(fd)
+
+
+def _fork(become: Callable[[], NoReturn], cgroup: int = -1) -> tuple[int, bool]:
+    """The pidfd of a new guest, and whether it is in `cgroup` already; else the host moves it."""
+    if cgroup >= 0:
+        with contextlib.suppress(OSError):  # a kernel or a hierarchy that does not let us
+            return syscalls.clone(syscalls.CLONE_NEWPID, become, cgroup)[1], True
+    return syscalls.clone(syscalls.CLONE_NEWPID, become)[1], False
 
 
 def _become_guest(
@@ -104,7 +114,7 @@ def _join_cgroup(channel: int) -> None:
     """Wait until the host has made the cgroup: from here on this process is charged to it.
 
     On cgroup v1 the host hands in its `tasks`: one thread that moves itself takes no lock of the
-    whole machine. Elsewhere the host has moved this process.
+    whole machine. On v2 it was cloned into it, or the host has moved it.
     """
     with socket.socket(fileno=os.dup(channel)) as host:
         word, joins, _, _ = socket.recv_fds(host, 16, packets.MAX_DESCRIPTORS)

@@ -33,10 +33,11 @@ class NamespacesLauncher:
 
     name = "namespaces"
 
-    def __init__(self, data_dir: Path, *, owner: str = "engine") -> None:
+    def __init__(
+        self, data_dir: Path, *, owner: str = "engine", cgroups: Cgroups | None = None
+    ) -> None:
         self._data_dir = data_dir
-        self._owner = owner
-        self._cgroups = Cgroups.detect(owner)
+        self._cgroups = cgroups or Cgroups.detect(owner)
         self._situation = situation(layout=self._cgroups.layout)
         self._shards: dict[str, list[Shard]] = {}
         self._starting: dict[str, anyio.Lock] = {}

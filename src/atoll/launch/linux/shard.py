@@ -59,6 +59,7 @@ class Shard:
         self._ready: asyncio.Future[Reply] | None = None
         self._errors = -1
         self._pidfds: list[int] = []
+        self._entrances = -1
         self._inner = base64.b64encode(seccomp.inner_filter()).decode()
 
     async def start(self) -> None:
@@ -79,7 +80,9 @@ class Shard:
         if self.ids.kind != "root":
             await self._map_account()
         packets.send(self._control, self._config())
-        self._pidfds = (await self._answer())[1]
+        answer, self._pidfds = await self._answer()
+        if "cgroups" in answer["ok"]:
+            self._entrances = self._pidfds.pop()
         self._enter_cgroup()
         if self.template.python:
             await self._start_heavy()
@@ -153,6 +156,7 @@ class Shard:
             "layers": self._layers(),
             "outer_filter": base64.b64encode(seccomp.outer_filter()).decode(),
             "inner_filter": self._inner,
+            "cgroups": str(self._cgroups.clone_root or ""),
             "heavy": template.python is not None,
             "python": template.python,
             "env": template.env,
@@ -212,14 +216,25 @@ class Shard:
             return ""
 
     def fork_guest(
-        self, slot: Slot, channel: int, hostname: str, processes: int
+        self, slot: Slot, channel: int, hostname: str, processes: int, entrance: tuple[int, ...]
     ) -> asyncio.Future[Reply]:
-        """Ask for a guest in `slot`; the reply holds its pidfd.
+        """Ask for a guest in `slot`; the reply holds its pidfd, and whether it is "placed".
 
-        It waits for go on `channel`, which brings the descriptors by which it joins its cgroup.
+        Placed is one that was cloned into the cgroup at `entrance`. It waits for go on `channel`,
+        which brings the descriptors by which it joins its cgroup where there are such.
         """
         packet = {"hostname": hostname, "processes": processes}
-        return self._ports["LIGHT"].request(packet, [*slot.fds, channel])
+        return self._ports["LIGHT"].request(packet, [*slot.fds, channel, *entrance])
+
+    def entrance(self, name: str) -> tuple[int, ...]:
+        """A new descriptor of the cgroup `name` to clone into; none where that cannot be.
+
+        It lies on a mount that shows this owner's cgroups alone: no path leads from it to the host.
+        """
+        if self._entrances < 0:
+            return ()
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        return (os.open(name, flags, dir_fd=self._entrances),)
 
     async def fork_context(self, request: packets.Packet, fds: list[int]) -> int:
         """Fork a context (see guest/zygote.py for the descriptors). Returns its pidfd.
@@ -243,9 +258,10 @@ class Shard:
         if self._process is not None:
             await anyio.to_thread.run_sync(_stop_keeper, self._process)
             self._process = None
-        for fd in (*self._pidfds, *([self._errors] if self._errors >= 0 else [])):
-            os.close(fd)
-        self._pidfds, self._errors = [], -1
+        for fd in (*self._pidfds, self._errors, self._entrances):
+            if fd >= 0:
+                os.close(fd)
+        self._pidfds, self._errors, self._entrances = [], -1, -1
         if self._cgroup is not None:
             self._cgroup.kill()
             self._cgroup.remove()

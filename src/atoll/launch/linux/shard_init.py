@@ -28,7 +28,6 @@ _NAMESPACES = (
     | syscalls.CLONE_NEWNET
     | syscalls.CLONE_NEWIPC
     | syscalls.CLONE_NEWUTS
-    | syscalls.CLONE_NEWCGROUP
     | syscalls.CLONE_NEWPID
 )
 
@@ -78,15 +77,16 @@ def _become_init(
     # For each id in the shard, the heavy zygote's among them (a sandbox is one: its creator's).
     with open("/proc/sys/user/max_inotify_instances", "w") as file:
         file.write("32")
-    children = {
-        "builder": _spawn(
-            lambda: slots.serve(config, keeper, sockets["BUILDER"]), (ready,), sockets, "BUILDER"
-        )
-    }
     light = _spawn(
         lambda: light_zygote.serve(config, sockets["LIGHT"]), (ready, keeper), sockets, "LIGHT"
     )
-    children["light"] = light
+    # Not the light zygote: a process can be cloned only into cgroups that its namespace shows.
+    # In the machine's own it may mount no hierarchy, which it could in one of its own.
+    syscalls.unshare(syscalls.CLONE_NEWCGROUP)
+    builder = _spawn(
+        lambda: slots.serve(config, keeper, sockets["BUILDER"]), (ready,), sockets, "BUILDER"
+    )
+    children = {"builder": builder, "light": light}
     if config["heavy"]:
         heavy = _spawn(
             lambda: heavy_start.serve(config, sockets["HEAVY"]), (ready, keeper), sockets, "HEAVY"
