@@ -12,7 +12,7 @@ from collections.abc import Callable
 import anyio
 
 from atoll.launch.alive import EndsOnce
-from atoll.launch.linux import terminal
+from atoll.launch.linux import guest_root, terminal
 from atoll.launch.linux.cgroups_cgroup import Cgroup
 from atoll.launch.port import ContextPorts, ContextProcess
 from atoll.model import KilledBy, Metrics, SandboxDied, SandboxSpec
@@ -53,10 +53,11 @@ class RunningSandbox(EndsOnce):
         """See LaunchedSandbox.metrics."""
         if self._gone or self._cgroup is None:
             raise SandboxDied("the sandbox is gone", sandbox_id=self.id)
+        root = guest_root.open_root(self.pid, self.id)
         try:
-            disk = os.statvfs(f"/proc/{self.pid}/root")
-        except FileNotFoundError:
-            raise SandboxDied("its guest has ended", sandbox_id=self.id) from None
+            disk = os.fstatvfs(root)
+        finally:
+            os.close(root)
         cgroup = self._cgroup
         return Metrics(
             cpu_time=cgroup.cpu_time(),

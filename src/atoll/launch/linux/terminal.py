@@ -9,7 +9,8 @@ import stat
 import struct
 import termios
 
-from atoll.model import SandboxDied, WallCheckFailed
+from atoll.launch.linux import guest_root
+from atoll.model import WallCheckFailed
 
 _OPENAT2 = 437
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_IN_ROOT = 0x02, 0x04, 0x10
@@ -28,10 +29,7 @@ def open_pty(pid: int, rows: int, cols: int) -> tuple[int, int]:
         SandboxDied: the guest is gone.
         WallCheckFailed: what is at /dev/pts/ptmx is not a terminal multiplexer.
     """
-    try:
-        root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise SandboxDied("the guest is gone") from None
+    root = guest_root.open_root(pid)
     try:
         flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK
         master = _open_beneath(root, "dev/pts/ptmx", flags)
