@@ -12,7 +12,7 @@ import pytest
 from trees import busybox_tree, debian_package, debian_tree
 
 from atoll import Engine, Limits, Sandbox, Template
-from atoll.model import Mount, UnknownLanguage
+from atoll.model import Execution, KilledBy, Mount, UnknownLanguage
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -128,6 +128,27 @@ def test_an_interpreter_below_a_home_is_laid_beside_the_environment(
             assert "/opt/atoll/python'" in result.text
             refused = await sandbox.commands.run("touch /opt/atoll/base-python/x", user="user")
             assert refused.exit_code != 0
+
+    anyio.run(main)
+
+
+@pytest.mark.slow
+def test_r_runs_where_a_tree_has_its_kernel(cache: Path, tmp_path: Path, limits: Limits) -> None:
+    tree = debian_tree(cache, "r-base-core", "r-cran-irkernel", "python3-jupyter-client")
+
+    async def main() -> None:
+        async with sandbox_of(Template.from_rootfs(tree), tmp_path, limits) as sandbox:
+
+            async def run(code: str, timeout: float = 60.0) -> Execution:
+                return await sandbox.run_code(code, language="r", timeout=timeout)
+
+            assert (await run("x <- c(1, 2, 3); mean(x)")).text == "[1] 2"
+            error = (await run("cat('said\\n'); stop('bad')")).error
+            assert error is not None
+            assert "bad" in error.value
+            assert (await run("Sys.sleep(60)", timeout=1.0)).killed_by is KilledBy.WALL
+            assert (await run("x[2]")).text == "[1] 2"
+            assert "image/png" in (await run("plot(x)")).results[0].formats()
 
     anyio.run(main)
 

@@ -12,9 +12,9 @@ import pytest
 DEBIAN = "bookworm"
 
 
-def debian_tree(cache: Path) -> Path:
-    """Debian with Python, as mmdebstrap makes it; made once."""
-    tree = cache / f"debian-{DEBIAN}"
+def debian_tree(cache: Path, *packages: str) -> Path:
+    """Debian with Python and `packages`, as mmdebstrap makes it; made once."""
+    tree = cache / "-".join(["debian", DEBIAN, *packages])
     if tree.is_dir():
         return tree
     if os.geteuid() != 0:
@@ -22,7 +22,8 @@ def debian_tree(cache: Path) -> Path:
     if not shutil.which("mmdebstrap"):
         pytest.skip("mmdebstrap is not installed")
     work = cache / f".debian-{DEBIAN}-{os.getpid()}"
-    command = ["mmdebstrap", "--variant=minbase", "--include=python3", DEBIAN, str(work)]
+    include = ",".join(["python3", *packages])
+    command = ["mmdebstrap", "--variant=minbase", f"--include={include}", DEBIAN, str(work)]
     made = subprocess.run(command, capture_output=True, text=True, timeout=240)
     if made.returncode:
         shutil.rmtree(work, ignore_errors=True)

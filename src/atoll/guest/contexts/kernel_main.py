@@ -47,6 +47,7 @@ class KernelContext:
         self._interrupted = False
         self._directory = tempfile.mkdtemp(prefix="atoll-kernel-")
         self._failure: str | None = None
+        self._held: dict[str, Any] | None = None
         self._manager: Any = None
         self._client: Any = None
 
@@ -131,6 +132,7 @@ class KernelContext:
                 continue
             kind, content = said["msg_type"], said["content"]
             if kind == "status" and content["execution_state"] == "idle":
+                self._let_go(main=True)
                 break
             if cell is not None:
                 self._pass_on(cell, kind, content)
@@ -143,12 +145,25 @@ class KernelContext:
             while data:
                 data = data[os.write(fd, data) :]
         elif kind in ("execute_result", "display_data", "update_display_data"):
+            self._let_go(main=False)
             main = kind == "execute_result"
             data = self._to_json(content["data"])
-            self._send({"event": "result", "id": cell, "data": data, "main": main})
+            self._held = {"event": "result", "id": cell, "data": data, "main": main}
+            if self._name != "ir":
+                self._let_go(main=main)
         elif kind == "error":
+            self._let_go(main=False)
             trace = _ESCAPES.sub("", "\n".join(content.get("traceback") or []))
             self._error(cell, content.get("ename") or "Error", content.get("evalue") or "", trace)
+
+    def _let_go(self, main: bool) -> None:
+        """Send the result that was held back.
+
+        IRkernel shows values as it shows pictures; the last thing that a cell shows is its value.
+        """
+        if self._held is not None:
+            self._send({**self._held, "main": main})
+            self._held = None
 
     def _take_reply(self, message: str) -> None:
         """Empty the shell channel up to the reply: its content was on iopub already."""
