@@ -16,7 +16,7 @@ from atoll.model import OwnerError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_KEPT = ("bubblewrap", "layers", "templates", "owners")
+_KEPT = ("bubblewrap", "layers", "templates", "owners", "metrics")
 """What an engine makes in its data directory. Nothing else in it is touched."""
 
 

@@ -8,6 +8,12 @@ from atoll.engine.commands import ProcessInfo as ProcessInfo
 from atoll.engine.context_record import Context as Context
 from atoll.engine.engine import Engine as Engine
 from atoll.engine.files import Files as Files
+from atoll.engine.logs import LogEntry as LogEntry
+from atoll.engine.logs import Logging as Logging
+from atoll.engine.logs import bound as bound
+from atoll.engine.metrics import History as History
+from atoll.engine.metrics import Monitoring as Monitoring
+from atoll.engine.metrics.serve import serve_metrics as serve_metrics
 from atoll.engine.owner import default_data_dir as default_data_dir
 from atoll.engine.pty import PtyHandle as PtyHandle
 from atoll.engine.sandbox import Sandbox as Sandbox

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
+from atoll.engine.logs.ids import unbound
 from atoll.model import AtollError, GuestBroken, SandboxDied, SandboxError, errors
 
 PACKET = 65536
@@ -141,7 +142,8 @@ class GuestChannel:
         self._ready_seen = False  # a former life may not have come to read it
         self._ended: SandboxError | None = None
         self.paused = False
-        self._loop.add_reader(sock, self._readable)
+        with unbound():  # what the guest says on its own belongs to nobody's request
+            self._loop.add_reader(sock, self._readable)
 
     @property
     def ended(self) -> SandboxError | None:

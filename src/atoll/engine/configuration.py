@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from atoll.engine.channel import GuestChannel
 from atoll.model import SandboxSpec
 
 
@@ -22,3 +23,11 @@ def configuration(spec: SandboxSpec, env: dict[str, str]) -> dict[str, Any]:
         "cwd": spec.template.cwd,
         "entropy": os.urandom(32).hex(),
     }
+
+
+def configure(channel: GuestChannel, spec: SandboxSpec, env: dict[str, str]) -> None:
+    """Tell the guest what holds for every process that it starts.
+
+    Not awaited: the guest does things in order, and a refusal ends the sandbox.
+    """
+    channel.request("configure", configuration(spec, env), on_error=channel.fail_with)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TypedDict
 
 from atoll.engine.clock import Clock
+from atoll.engine.logs.settings import Logging
+from atoll.engine.metrics.settings import Monitoring
 from atoll.launch import Launcher
 from atoll.model import Limits, Mount
 
@@ -19,6 +21,8 @@ class EngineOptions(TypedDict, total=False):
     pool: int
     owner: str | None
     clock: Clock | None
+    monitoring: Monitoring | None
+    logging: Logging | None
     new_id: Callable[[], str]
 
 

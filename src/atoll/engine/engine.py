@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,10 @@ from atoll.engine.adoption import adopt
 from atoll.engine.clock import Clock, SystemClock
 from atoll.engine.commands import check_environment
 from atoll.engine.deadlines import Deadlines
+from atoll.engine.descriptors import allow_many_descriptors
+from atoll.engine.logs.settings import Logging
+from atoll.engine.metrics.settings import Monitoring
+from atoll.engine.observation import Observation
 from atoll.engine.owner import Owner, default_data_dir, reap_dead
 from atoll.engine.owner_socket import OwnerSocket
 from atoll.engine.pool import Pool
@@ -38,8 +41,6 @@ from atoll.model import (
     Template,
 )
 
-_DESCRIPTORS = 1 << 16
-
 _log = logging.getLogger(__name__)
 
 
@@ -57,6 +58,8 @@ class Engine:
         pool: spare sandboxes to keep ready for each kind that is asked for.
         owner: this owner's name, for a daemon; None: a new one.
         clock: what leases and limits in time go by.
+        monitoring: what is measured of sandboxes, and how long it is kept.
+        logging: where the log goes; None: to nobody but the standard library's logging.
         new_id: makes the ids of sandboxes.
     """
 
@@ -68,6 +71,8 @@ class Engine:
         pool: int = 0,
         owner: str | None = None,
         clock: Clock | None = None,
+        monitoring: Monitoring | None = None,
+        logging: Logging | None = None,
         new_id: Callable[[], str] = new_sandbox_id,
     ) -> None:
         if isinstance(pool, bool) or not isinstance(pool, int) or pool < 0:
@@ -91,6 +96,12 @@ class Engine:
         self._only: Sandbox | None = None
         self._vault = Vault()
         self._adopts: Adopts | None = None
+        self.observation = Observation(
+            monitoring or Monitoring(),
+            logging or Logging(),
+            self._clock,
+            lambda: list(self._claimed.values()),
+        )
 
     async def start(self) -> None:
         """Become an owner, reap dead ones, and be ready to create.
@@ -164,18 +175,26 @@ class Engine:
         limits = limits or Limits()
         labels = _labels(metadata)
         variables = check_environment(env)
-        template = await self.templates.resolve(template)
-        sandbox = None if mounts else self._pool.take(template, limits)
-        if sandbox is None:
-            spec = SandboxSpec(self._new_id(), template, limits, mounts=tuple(mounts))
-            sandbox = await self._launch(spec)
-        self._claimed[sandbox.id] = sandbox
-        try:
-            await sandbox.claim(variables, labels, timeout)
-        except BaseException:
-            await sandbox.kill(grace=0)
-            raise
+        name = template if isinstance(template, str) else template.name
+        with self.observation.creating(name) as creation:
+            template = await self.templates.resolve(template)
+            sandbox = None if mounts else self._pool.take(template, limits)
+            creation.from_pool = sandbox is not None
+            if sandbox is None:
+                spec = SandboxSpec(self._new_id(), template, limits, mounts=tuple(mounts))
+                sandbox = await self._launch(spec)
+            self._claimed[sandbox.id] = sandbox
+            try:
+                await sandbox.claim(variables, labels, timeout)
+            except BaseException:
+                await sandbox.kill(grace=0)
+                raise
+            creation.sandbox, creation.variables = sandbox, tuple(sorted(variables))
         return sandbox
+
+    def prometheus(self) -> bytes:
+        """Totals and the latest sample of each sandbox, in Prometheus' text format."""
+        return self.observation.exposition.text()
 
     def list(self) -> list[SandboxInfo]:
         """This engine's sandboxes, oldest first."""
@@ -241,6 +260,7 @@ class Engine:
             spawn=self._spawn,
             forget=self._forget,
             vault=self._vault,
+            observation=self.observation,
             adopts=self._adopts,
         )
 
@@ -250,7 +270,8 @@ class Engine:
 
     def _forget(self, sandbox: Sandbox, clean: bool) -> None:
         self._sandboxes.pop(sandbox.id, None)
-        self._claimed.pop(sandbox.id, None)
+        if self._claimed.pop(sandbox.id, None) is not None:
+            self.observation.ended(sandbox)
         self._clean = self._clean and clean
         if clean and self._owner is not None:
             self._owner.journal.gone(sandbox.id)
@@ -275,6 +296,7 @@ class Engine:
                 try:
                     await self._begin()
                     tasks.start_soon(self._deadlines.run)
+                    tasks.start_soon(self.observation.collector.run)
                     tasks.start_soon(self._socket.serve)
                     if not ready.done():  # whoever waits for the start may have been cancelled
                         ready.set_result(None)
@@ -289,9 +311,10 @@ class Engine:
             ready.set_exception(_single(error))
 
     async def _begin(self) -> None:
-        _allow_many_descriptors()
+        allow_many_descriptors()
         owner = await anyio.to_thread.run_sync(Owner.acquire, self.data_dir, self._asked_owner)
         self._owner = owner
+        await self.observation.open(self.data_dir)
         await anyio.to_thread.run_sync(reap_dead, self.data_dir, owner)
         asked = self._asked_launcher
         if asked is None or isinstance(asked, str):
@@ -331,19 +354,12 @@ class Engine:
         finally:
             if self._owner is not None:
                 await anyio.to_thread.run_sync(lambda: self._release())
+            await self.observation.close()
 
     def _release(self) -> None:
         if self._owner is not None:
             self._owner.release(clean=self._clean)
             self._owner = None
-
-
-def _allow_many_descriptors() -> None:
-    """Each sandbox needs some; the usual soft limit of 1024 is for programs that use select(2)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _single(error: BaseException) -> BaseException:

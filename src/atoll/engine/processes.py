@@ -8,6 +8,7 @@ import signal as signals
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from contextvars import copy_context
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,8 +17,10 @@ import anyio
 from atoll.engine.channel import Answer, GuestChannel, Reply
 from atoll.engine.output import Output
 from atoll.engine.pipes import PipeSink, PipeSource, make_pipe
+from atoll.engine.sandbox_watch import ProcessWatch, SandboxWatch
 from atoll.engine.start_request import StartRequest
 from atoll.engine.vault import Vault
+from atoll.engine.wait_status import exit_code_of, signal_name
 from atoll.model import (
     AtollError,
     CommandResult,
@@ -54,10 +57,13 @@ class _Ends:
 class Process:
     """One started process; lives on in the handles that hold it after it has ended."""
 
-    def __init__(self, pid: int, request: StartRequest, output: Output, loop_time: float) -> None:
+    def __init__(
+        self, pid: int, request: StartRequest, output: Output, watch: ProcessWatch, loop_time: float
+    ) -> None:
         self.pid = pid
         self.request = request
         self.output = output
+        self.watch = watch
         self.stdin: PipeSink | None = None
         self.sources: dict[str, PipeSource] = {}
         self.killed_by: KilledBy | None = None
@@ -72,7 +78,7 @@ class Process:
     @property
     def exit_code(self) -> int | None:
         """Exit status, or 128 + the signal's number; None while it runs."""
-        return _exit_code(self._status) if self.done.is_set() else None
+        return exit_code_of(self._status) if self.done.is_set() else None
 
     def end(self, status: int, error: SandboxError | None = None) -> None:
         """Note how it ended; readers and waiters go on. Only the first call counts."""
@@ -83,6 +89,7 @@ class Process:
         if self.stdin is not None:
             self.stdin.close()
         self.output.finish()
+        self.watch.ended(status, self.killed_by)
         self.done.set()
 
     def result(self) -> CommandResult:
@@ -94,8 +101,8 @@ class Process:
         return CommandResult(
             stdout=self.output.text(stream),
             stderr=self.output.text("stderr"),
-            exit_code=_exit_code(self._status),
-            signal=_signal_name(number) if number else None,
+            exit_code=exit_code_of(self._status),
+            signal=signal_name(number) if number else None,
             killed_by=self.killed_by,
             duration=self._duration,
         )
@@ -103,19 +110,6 @@ class Process:
 
 def _silent(process: Process) -> bool:
     return all(source.closed for source in process.sources.values())
-
-
-def _exit_code(status: int) -> int:
-    if os.WIFSIGNALED(status):
-        return 128 + os.WTERMSIG(status)
-    return os.WEXITSTATUS(status)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signals.Signals(number).name
-    except ValueError:
-        return f"SIG{number}"
 
 
 class Processes:
@@ -129,6 +123,7 @@ class Processes:
         breach: which limit the kernel has just enforced, if any.
         open_pty: makes a terminal of (rows, columns): master and slave.
         vault: keeps their pipes for a later process of the same owner.
+        watch: is told of their starts, output and ends.
     """
 
     def __init__(
@@ -141,6 +136,7 @@ class Processes:
         breach: Callable[[], KilledBy | None],
         open_pty: Callable[[int, int], tuple[int, int]],
         vault: Vault,
+        watch: SandboxWatch,
     ) -> None:
         self._channel = channel
         self._id = sandbox_id
@@ -149,6 +145,7 @@ class Processes:
         self._breach = breach
         self._open_pty = open_pty
         self._vault = vault
+        self._watch = watch
         self._alive: dict[int, Process] = {}
         self._lingering: list[PipeSource] = []
         self._starting = 0
@@ -197,13 +194,15 @@ class Processes:
         ends = self._descriptors(request)
         for fd in ends.kept:
             kept.callback(os.close, fd)
+        # The answer is read elsewhere: what is logged then belongs to who asks now.
+        asking = copy_context()
 
         def register(ok: Reply) -> None:
             pid = ok.get("pid")
             if type(pid) is not int or not 0 < pid < 1 << 31 or pid in self._alive:
                 raise GuestBroken("the guest named an impossible pid", sandbox_id=self._id)
             kept.pop_all()
-            started.append(self._register(pid, request, ends))
+            started.append(asking.run(self._register, pid, request, ends))
 
         params = {
             "argv": list(request.argv),
@@ -255,7 +254,8 @@ class Processes:
         self._hold(pid, request, ends.kept)
         first = "stdout" if request.terminal is None else "pty"
         output = Output(first, "stderr", self._output_limit)
-        process = Process(pid, request, output, time.monotonic())
+        watch = self._watch.started(pid, request)
+        process = Process(pid, request, output, watch, time.monotonic())
         self._alive[pid] = process
         if request.terminal is not None:
             process.stdin = PipeSink(os.dup(ends.kept[0]))
@@ -283,6 +283,7 @@ class Processes:
 
     def _listen(self, process: Process, stream: str, fd: int) -> None:
         def arrived(data: bytes) -> None:
+            process.watch.wrote(stream, data)
             if not process.output.add(stream, data) and process.killed_by is None:
                 process.killed_by = KilledBy.OUTPUT
                 for source in process.sources.values():

@@ -12,7 +12,7 @@ from atoll.engine.breaches import Breaches
 from atoll.engine.cell import CellCallbacks, ErrorCallback, ResultCallback, TextCallback
 from atoll.engine.channel import GuestChannel
 from atoll.engine.commands import Commands
-from atoll.engine.configuration import configuration
+from atoll.engine.configuration import configure
 from atoll.engine.context_record import Context, context_id
 from atoll.engine.create_options import CreateOptions
 from atoll.engine.file_worker import FileWorkers
@@ -20,6 +20,7 @@ from atoll.engine.files import Files
 from atoll.engine.former_life import FormerLife
 from atoll.engine.interpreters import Interpreters
 from atoll.engine.lifetime import Lifetime
+from atoll.engine.observed import Observed
 from atoll.engine.processes import Processes
 from atoll.engine.pty import Ptys
 from atoll.engine.surroundings import Surroundings
@@ -27,7 +28,6 @@ from atoll.launch import Held, LaunchedSandbox
 from atoll.model import (
     Execution,
     KilledBy,
-    Metrics,
     SandboxDied,
     SandboxError,
     SandboxInfo,
@@ -40,7 +40,7 @@ END_GRACE_SECONDS = 0.5
 _OVERDUE_SECONDS = 0.001
 
 
-class Sandbox:
+class Sandbox(Observed):
     """A running sandbox, from `Engine.create` or `Sandbox.create`. Leaving its block kills it."""
 
     def __init__(
@@ -50,9 +50,7 @@ class Sandbox:
         around: Surroundings,
         former: FormerLife | None = None,
     ) -> None:
-        self.id = spec.id
-        self.spec = spec
-        self.launched = launched
+        super().__init__(launched, spec, around.observation)
         self.metadata: dict[str, str] = {}
         self.killed_by: KilledBy | None = None
         """The limit that ended it, if one did."""
@@ -94,6 +92,7 @@ class Sandbox:
             breach=self._breach,
             open_pty=self.launched.open_pty,
             vault=self._around.vault,
+            watch=self.watch,
         )
 
     def _make_interpreters(self) -> Interpreters:
@@ -179,9 +178,10 @@ class Sandbox:
             UnknownLanguage, ContextNotFound, ContextDied, SandboxDied, GuestBroken.
         """
         callbacks = CellCallbacks(on_stdout, on_stderr, on_result, on_error)
-        return await self.interpreters.run(
-            code, language=language, context=context, env=env, callbacks=callbacks, timeout=timeout
-        )
+        with self.watch.cell(language or "python", callbacks) as calls:
+            return await self.interpreters.run(
+                code, language=language, context=context, env=env, callbacks=calls, timeout=timeout
+            )
 
     async def create_context(
         self,
@@ -219,12 +219,8 @@ class Sandbox:
     def set_timeout(self, seconds: float | None) -> None:
         """Renew the lease: without another renewal it is killed after `seconds`. None: no lease."""
         self._life.set_lease(seconds)
+        self.log.act("sandbox.lease", f"its lease is {seconds} s from now", seconds=seconds)
         self._note()
-
-    async def metrics(self) -> Metrics:
-        """What it uses now, as the kernel counts it. Raises SandboxDied."""
-        self.require_alive()
-        return self.launched.metrics()
 
     async def pause(self) -> None:
         """Stop every process of it; memory stays. Raises LimitUnavailable where nothing freezes."""
@@ -232,6 +228,7 @@ class Sandbox:
         if not self._paused:
             self.launched.freeze()
             self._paused = self.channel.paused = True
+            self.log.act("sandbox.paused", "paused")
             self._note()
 
     async def resume(self) -> None:
@@ -240,6 +237,7 @@ class Sandbox:
         if self._paused:
             self.launched.thaw()
             self._paused = self.channel.paused = False
+            self.log.act("sandbox.resumed", "resumed")
             self._note()
 
     async def kill(self, *, grace: float = END_GRACE_SECONDS) -> bool:
@@ -248,15 +246,16 @@ class Sandbox:
         Args:
             grace: seconds that running commands get between SIGTERM and SIGKILL.
         """
-        killed = await self._kill(grace)
+        self.log.act("sandbox.kill", "asked to end")
+        killed = await self._kill(grace, "killed")
         await self._after_end()
         return killed
 
     async def kill_now(self) -> bool:
         """As `kill` without grace, for the engine that is ending."""
-        return await self._kill(0)
+        return await self._kill(0, "engine")
 
-    async def _kill(self, grace: float) -> bool:
+    async def _kill(self, grace: float, by: str) -> bool:
         if self._ended is not None:
             await self._gone.wait()
             return False
@@ -264,7 +263,7 @@ class Sandbox:
             if grace > 0 and self.processes.alive() and not self._paused:
                 await self._ask_to_end(grace)
         finally:
-            self._end(SandboxDied("the sandbox was killed", sandbox_id=self.id), None)
+            self._end(SandboxDied("the sandbox was killed", sandbox_id=self.id), None, by)
             with anyio.CancelScope(shield=True):
                 await self._gone.wait()
         return True
@@ -279,11 +278,8 @@ class Sandbox:
             raise self._ended
 
     def _configure(self, env: dict[str, str]) -> None:
-        """Tell the guest what holds for every process that it starts."""
         self._configured = True
-        params = configuration(self.spec, env)
-        # Not awaited: the guest does things in order, and a refusal ends the sandbox.
-        self.channel.request("configure", params, on_error=self.channel.fail_with)
+        configure(self.channel, self.spec, env)
 
     def require_usable(self) -> None:
         """Raise what ended it, or that it is paused."""
@@ -330,10 +326,10 @@ class Sandbox:
 
     def _broken(self, reason: SandboxError) -> None:
         killed_by = self._breaches.found() if isinstance(reason, SandboxDied) else None
-        self._end(reason, killed_by)
+        self._end(reason, killed_by, reason.code)
 
     def _time_is_over(self, why: str, killed_by: KilledBy | None) -> None:
-        self._end(SandboxDied(why, sandbox_id=self.id), killed_by)
+        self._end(SandboxDied(why, sandbox_id=self.id), killed_by, "lease")
 
     def _note(self) -> None:
         if self._around.vault.active:
@@ -372,11 +368,13 @@ class Sandbox:
             self._life.set_lease(max(left, _OVERDUE_SECONDS))
         self._life.begin(former.started_at)
 
-    def _end(self, reason: SandboxError, killed_by: KilledBy | None) -> None:
+    def _end(self, reason: SandboxError, killed_by: KilledBy | None, by: str) -> None:
         """Everybody who waits goes on at once; what is left is removed in the background."""
         if self._ended is not None:
             return
         self._ended, self.killed_by = reason, killed_by
+        self.ended_by = killed_by.value if killed_by is not None else by
+        self.log.event("sandbox.ended", f"ended: {reason.message}", reason=self.ended_by)
         self._life.stop()
         self._around.vault.drop(self.id)
         self.channel.close(reason)
@@ -391,4 +389,5 @@ class Sandbox:
         finally:
             await self.interpreters.close()
             self._around.forget(self, clean)
+            self.log.close()
             self._gone.set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self, TypeVar, Unpack
@@ -13,10 +13,19 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from atoll.engine.create_options import CreateOptions, EngineOptions
 from atoll.engine.engine import Engine
 from atoll.engine.front import Closing, Front, blocking, giving, plain
+from atoll.engine.logs.sandbox_log import LogEntry
 from atoll.engine.sandbox import END_GRACE_SECONDS, Sandbox
 from atoll.engine.sync_parts import SyncCommands, SyncFiles, SyncPtys, SyncTemplates
 from atoll.engine.templates import CODE_INTERPRETER
-from atoll.model import InvalidArgument, KilledBy, SandboxInfo, SandboxSpec, Template
+from atoll.model import (
+    InvalidArgument,
+    KilledBy,
+    Metrics,
+    MetricsSample,
+    SandboxInfo,
+    SandboxSpec,
+    Template,
+)
 
 T = TypeVar("T")
 
@@ -89,10 +98,23 @@ class SyncSandbox(Closing, Front[Sandbox]):
     restart_context = blocking(Sandbox.restart_context)
     remove_context = blocking(Sandbox.remove_context)
     interrupt_context = blocking(Sandbox.interrupt_context)
-    metrics = blocking(Sandbox.metrics)
     pause = blocking(Sandbox.pause)
     resume = blocking(Sandbox.resume)
     gone = blocking(Sandbox.gone)
+
+    def metrics(self) -> Metrics:
+        """See Sandbox.metrics."""
+        return self._call(Sandbox.metrics)
+
+    def metrics_history(
+        self, start: float | None = None, end: float | None = None
+    ) -> list[MetricsSample]:
+        """See Sandbox.metrics_history."""
+        return self._call(Sandbox.metrics_history, start, end)
+
+    def logs(self, *, follow: bool = False, since: int = 0) -> Iterator[LogEntry]:
+        """See Sandbox.logs."""
+        return self._iterate(self._target.logs(follow=follow, since=since))
 
     def kill(self, *, grace: float = END_GRACE_SECONDS) -> bool:
         """See Sandbox.kill."""
@@ -142,6 +164,7 @@ class SyncEngine(Closing, Front[Engine]):
     list = plain(Engine.list)
     kill = blocking(Engine.kill)
     warm = blocking(Engine.warm)
+    prometheus = plain(Engine.prometheus)
 
 
 def _in_a_thread(

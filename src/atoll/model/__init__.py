@@ -5,6 +5,9 @@ from atoll.model.limits import Limits as Limits
 from atoll.model.limits import Size as Size
 from atoll.model.limits import parse_size as parse_size
 from atoll.model.results import *  # noqa: F403
+from atoll.model.secret import Secret as Secret
+from atoll.model.secret import is_secret_name as is_secret_name
+from atoll.model.secret import redacted as redacted
 from atoll.model.spec import GUEST_DIRECTORY as GUEST_DIRECTORY
 from atoll.model.spec import Layer as Layer
 from atoll.model.spec import Mount as Mount

@@ -188,7 +188,19 @@ class WatchEvent:
 
 @dataclass(frozen=True)
 class Metrics:
-    """What a sandbox uses now. Sizes in bytes, times in seconds; None where nothing counts it."""
+    """What a sandbox uses now. Sizes in bytes, times in seconds; None where nothing counts it.
+
+    Attributes:
+        cpu_time: used by all its processes, the dead ones included.
+        memory: charged to it now, its page cache (`memory_cache`) and its files in tmpfs with it.
+        memory_peak: the most that was ever charged.
+        pids: processes and threads.
+        disk, disk_total: of its own files; what the limit leaves room for.
+        inodes, inodes_total: the same for files and directories, counted.
+        throttled_periods, throttled_time: how often and how long it waited for its share of CPU.
+        oom_kills: processes that the kernel killed for the memory limit.
+        network_received, network_sent, connections: None until a network is given and counted.
+    """
 
     cpu_time: float | None
     memory: int | None
@@ -196,6 +208,31 @@ class Metrics:
     pids: int | None
     disk: int | None
     disk_total: int | None
+    memory_limit: int | None = None
+    memory_cache: int | None = None
+    inodes: int | None = None
+    inodes_total: int | None = None
+    throttled_periods: int | None = None
+    throttled_time: float | None = None
+    oom_kills: int | None = None
+    network_received: int | None = None
+    network_sent: int | None = None
+    connections: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsSample(Metrics):
+    """What a sandbox used at one time.
+
+    Attributes:
+        timestamp: seconds since the epoch.
+        cpu_count: cores that it may use.
+        cpu_percent: of one core, since the sample before; None for the first.
+    """
+
+    timestamp: float
+    cpu_count: float
+    cpu_percent: float | None
 
 
 class SandboxState(str, Enum):

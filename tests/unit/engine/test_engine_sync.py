@@ -63,6 +63,9 @@ def test_a_day_in_the_life(place: Path, template: Template) -> None:
             handle = sandbox.commands.start("echo 1; sleep 0.05; echo 2")
             assert b"".join(data for _, data in handle) == b"1\n2\n"
             assert handle.wait().ok
+            assert "hi\n" in [entry.message for entry in sandbox.logs()]
+            assert isinstance(sandbox.metrics_history(), list)
+            assert b"atoll_sandboxes 1.0" in engine.prometheus()
             assert [info.id for info in engine.list()] == [sandbox.id]
             assert engine.get(sandbox.id).id == sandbox.id
             with pytest.raises(FileNotFound):

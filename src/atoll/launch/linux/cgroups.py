@@ -17,6 +17,7 @@ from atoll.launch.linux.cgroups_none import NoCgroup
 from atoll.launch.linux.cgroups_tree import Tree, make_directory
 from atoll.launch.linux.cgroups_v1 import CgroupV1
 from atoll.launch.linux.cgroups_v2 import CgroupV2
+from atoll.launch.linux.kept_files import DescriptorBudget
 from atoll.model import InvalidArgument, Limits, LimitUnavailable
 
 TOP = "atoll"
@@ -38,6 +39,7 @@ class Cgroups:
         self.layout = layout
         self._trees: dict[str, Tree] = {}
         self._make_tree = tree
+        self._budget = DescriptorBudget()
         try:
             self._prepare()
         except OSError as error:
@@ -89,9 +91,10 @@ class Cgroups:
         """The cgroup `name`, which exists or is about to be made."""
         _checked(name)
         if self.layout.version == 1:
-            return CgroupV1(name, self._trees)
+            return CgroupV1(name, self._trees, self._budget)
         if self.layout.version == 2:
-            return CgroupV2(name, self._trees["unified"], self.layout.controllers)
+            controllers = self.layout.controllers
+            return CgroupV2(name, self._trees["unified"], controllers, self._budget)
         return NoCgroup(name)
 
     def names(self) -> list[str]:

@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 from atoll.launch.linux.cgroups_tree import Tree, remove_with_patience
+from atoll.launch.linux.cgroups_usage import CgroupUsage
+from atoll.launch.linux.kept_files import DescriptorBudget, KeptFiles
 from atoll.model import InvalidLimit, Limits, LimitUnavailable
 
 _FREEZE_PATIENCE = 2.0
@@ -36,9 +38,12 @@ def cpu_bandwidth(cores: float) -> tuple[int, int]:
 class Cgroup(ABC):
     """The cgroup of one sandbox; `remove` ends it."""
 
-    def __init__(self, name: str, trees: tuple[Tree, ...]) -> None:
+    def __init__(
+        self, name: str, trees: tuple[Tree, ...], budget: DescriptorBudget | None = None
+    ) -> None:
         self.name = name
         self._trees = trees
+        self._kept = KeptFiles(name, budget or DescriptorBudget(0))
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -139,6 +144,7 @@ class Cgroup(ABC):
 
         Returns False if something is still in it: kill first.
         """
+        self._kept.close()
         deadline = time.monotonic() + patience
         return all([remove_with_patience(tree, self.name, deadline) for tree in self._trees])
 
@@ -181,20 +187,24 @@ class Cgroup(ABC):
         """Set memory, cpu and pids of `limits`."""
 
     @abstractmethod
+    def usage(self) -> CgroupUsage:
+        """What its processes use now. Raises FileNotFoundError if it was removed."""
+
     def cpu_time(self) -> float | None:
         """Seconds used by all its processes, the dead ones included."""
+        return self.usage().cpu_time
 
-    @abstractmethod
     def memory(self) -> int | None:
         """Bytes charged now; None where nothing counts them."""
+        return self.usage().memory
 
-    @abstractmethod
     def memory_peak(self) -> int | None:
         """The most bytes ever charged; None where nothing counts them."""
+        return self.usage().memory_peak
 
-    @abstractmethod
     def pids(self) -> int | None:
         """Processes and threads now; None where nothing counts them."""
+        return self.usage().pids
 
     @abstractmethod
     def oom_kills(self) -> int:

@@ -6,6 +6,7 @@ Limits that need one were refused before; what is left is killed through its pid
 from __future__ import annotations
 
 from atoll.launch.linux.cgroups_cgroup import Cgroup
+from atoll.launch.linux.cgroups_usage import CgroupUsage
 from atoll.model import Limits
 
 
@@ -26,21 +27,9 @@ class NoCgroup(Cgroup):
         """None that are known."""
         return []
 
-    def cpu_time(self) -> float | None:
-        """Not counted."""
-        return None
-
-    def memory(self) -> int | None:
-        """Not counted."""
-        return None
-
-    def memory_peak(self) -> int | None:
-        """Not counted."""
-        return None
-
-    def pids(self) -> int | None:
-        """Not counted."""
-        return None
+    def usage(self) -> CgroupUsage:
+        """Nothing is counted."""
+        return CgroupUsage()
 
     def oom_kills(self) -> int:
         """None that are known."""

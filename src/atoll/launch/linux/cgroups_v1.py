@@ -12,16 +12,32 @@ from collections.abc import Mapping
 
 from atoll.launch.linux.cgroups_cgroup import Cgroup, cpu_bandwidth
 from atoll.launch.linux.cgroups_tree import Tree, read_field
+from atoll.launch.linux.cgroups_usage import CgroupUsage, Gauge, read_usage
+from atoll.launch.linux.kept_files import DescriptorBudget
 from atoll.model import Limits
+
+_GAUGES = {
+    "cpu_time": Gauge("cpuacct", "cpuacct.usage", unit=1e9),
+    "memory": Gauge("memory", "memory.usage_in_bytes"),
+    "memory_peak": Gauge("memory", "memory.max_usage_in_bytes"),
+    "memory_cache": Gauge("memory", "memory.stat", b"cache"),
+    "pids": Gauge("pids", "pids.current"),
+    "throttled_periods": Gauge("cpu", "cpu.stat", b"nr_throttled"),
+    "throttled_time": Gauge("cpu", "cpu.stat", b"throttled_time", 1e9),
+    "oom_kills": Gauge("memory", "memory.oom_control", b"oom_kill"),
+}
 
 
 class CgroupV1(Cgroup):
     """Directories `name` in the trees of memory, pids, cpu, cpuacct and freezer, as mounted."""
 
-    def __init__(self, name: str, trees: Mapping[str, Tree]) -> None:
+    def __init__(
+        self, name: str, trees: Mapping[str, Tree], budget: DescriptorBudget | None = None
+    ) -> None:
         self._of = trees
+        self._gauges = {n: gauge for n, gauge in _GAUGES.items() if gauge.controller in trees}
         # cpu and cpuacct are often one mount, and then one tree object.
-        super().__init__(name, tuple({id(tree): tree for tree in trees.values()}.values()))
+        super().__init__(name, tuple({id(tree): tree for tree in trees.values()}.values()), budget)
 
     def paths_inside(self) -> dict[str, str]:
         """One path a controller."""
@@ -70,22 +86,9 @@ class CgroupV1(Cgroup):
             raise
         return tuple(opened)
 
-    def cpu_time(self) -> float | None:
-        """Seconds used by all its processes, the dead ones included."""
-        nanoseconds = self._number("cpuacct", "cpuacct.usage")
-        return None if nanoseconds is None else nanoseconds / 1e9
-
-    def memory(self) -> int | None:
-        """Bytes charged now."""
-        return self._number("memory", "memory.usage_in_bytes")
-
-    def memory_peak(self) -> int | None:
-        """The most bytes ever charged."""
-        return self._number("memory", "memory.max_usage_in_bytes")
-
-    def pids(self) -> int | None:
-        """Processes and threads now."""
-        return self._number("pids", "pids.current")
+    def usage(self) -> CgroupUsage:
+        """See Cgroup.usage."""
+        return read_usage(self._gauges, lambda on, file: self._kept.read(self._of[on], file))
 
     def oom_kills(self) -> int:
         """How often the kernel killed one of its processes for the memory limit."""
@@ -111,10 +114,6 @@ class CgroupV1(Cgroup):
             return False
         self._of["pids"].write(self.name, "pids.max", "0")
         return True
-
-    def _number(self, controller: str, file: str) -> int | None:
-        tree = self._of.get(controller)
-        return None if tree is None else int(tree.read(self.name, file))
 
     def _event(self, controller: str, file: str, key: str) -> int:
         tree = self._of.get(controller)

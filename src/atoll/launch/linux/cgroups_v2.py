@@ -8,16 +8,37 @@ from __future__ import annotations
 
 from atoll.launch.linux.cgroups_cgroup import Cgroup, cpu_bandwidth
 from atoll.launch.linux.cgroups_tree import Tree, read_field
+from atoll.launch.linux.cgroups_usage import CgroupUsage, Gauge, read_usage
+from atoll.launch.linux.kept_files import DescriptorBudget
 from atoll.model import Limits
+
+_GAUGES = {
+    "cpu_time": Gauge("", "cpu.stat", b"usage_usec", 1e6),
+    "memory": Gauge("memory", "memory.current"),
+    "memory_peak": Gauge("memory", "memory.peak"),  # Linux 5.19
+    "memory_cache": Gauge("memory", "memory.stat", b"file"),
+    "pids": Gauge("pids", "pids.current"),
+    "throttled_periods": Gauge("cpu", "cpu.stat", b"nr_throttled"),
+    "throttled_time": Gauge("cpu", "cpu.stat", b"throttled_usec", 1e6),
+    "oom_kills": Gauge("memory", "memory.events", b"oom_kill"),
+}
 
 
 class CgroupV2(Cgroup):
     """The directory `name` in the owner's tree."""
 
-    def __init__(self, name: str, tree: Tree, controllers: frozenset[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        tree: Tree,
+        controllers: frozenset[str],
+        budget: DescriptorBudget | None = None,
+    ) -> None:
         self._tree = tree
         self._controllers = controllers
-        super().__init__(name, (tree,))
+        offered = controllers | {""}
+        self._gauges = {n: gauge for n, gauge in _GAUGES.items() if gauge.controller in offered}
+        super().__init__(name, (tree,), budget)
 
     def paths_inside(self) -> dict[str, str]:
         """The one path."""
@@ -44,21 +65,9 @@ class CgroupV2(Cgroup):
             quota, period = cpu_bandwidth(limits.cpu)
             self._tree.write(self.name, "cpu.max", f"{quota} {period}")
 
-    def cpu_time(self) -> float | None:
-        """Seconds used by all its processes, the dead ones included; needs no controller."""
-        return read_field(self._tree.read(self.name, "cpu.stat"), "usage_usec") / 1e6
-
-    def memory(self) -> int | None:
-        """Bytes charged now."""
-        return self._number("memory", "memory.current")
-
-    def memory_peak(self) -> int | None:
-        """The most bytes ever charged (memory.peak came with Linux 5.19)."""
-        return self._number("memory", "memory.peak")
-
-    def pids(self) -> int | None:
-        """Processes and threads now."""
-        return self._number("pids", "pids.current")
+    def usage(self) -> CgroupUsage:
+        """See Cgroup.usage; CPU time is counted without a controller as well."""
+        return read_usage(self._gauges, lambda _, file: self._kept.read(self._tree, file))
 
     def oom_kills(self) -> int:
         """How often the kernel killed one of its processes for the memory limit."""
@@ -98,14 +107,6 @@ class CgroupV2(Cgroup):
         except FileNotFoundError:
             if self._tree.has(self.name, "cgroup.procs"):
                 super()._kill_now()
-
-    def _number(self, controller: str, file: str) -> int | None:
-        if controller not in self._controllers:
-            return None
-        try:
-            return int(self._tree.read(self.name, file))
-        except FileNotFoundError:
-            return None
 
     def _event(self, controller: str, file: str, key: str) -> int:
         if controller not in self._controllers:

@@ -58,14 +58,24 @@ class RunningSandbox(EndsOnce):
             disk = os.fstatvfs(root)
         finally:
             os.close(root)
-        cgroup = self._cgroup
+        try:
+            used = self._cgroup.usage()
+        except FileNotFoundError:
+            raise SandboxDied("its guest has ended", sandbox_id=self.id) from None
         return Metrics(
-            cpu_time=cgroup.cpu_time(),
-            memory=cgroup.memory(),
-            memory_peak=cgroup.memory_peak(),
-            pids=cgroup.pids(),
+            cpu_time=used.cpu_time,
+            memory=used.memory,
+            memory_peak=used.memory_peak,
+            pids=used.pids,
             disk=(disk.f_blocks - disk.f_bfree) * disk.f_frsize,
             disk_total=disk.f_blocks * disk.f_frsize,
+            memory_limit=self.spec.limits.bytes_of("memory"),
+            memory_cache=used.memory_cache,
+            inodes=disk.f_files - disk.f_ffree,
+            inodes_total=disk.f_files,
+            throttled_periods=used.throttled_periods,
+            throttled_time=used.throttled_time,
+            oom_kills=used.oom_kills,
         )
 
     def breach(self) -> KilledBy | None:
