@@ -1,0 +1,1 @@
+"""The proxy through which connections leave sandboxes: policy, names, bytes."""
