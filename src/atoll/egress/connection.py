@@ -165,6 +165,10 @@ class Connection:
         rule = rules.header_rule(route.name) if injected and route.name else None
         if rule is not None and route.said is None:
             route = self.route = replace(route, said=await self._read_first())
+        if rule is not None and (
+            route.said is None or route.said.kind != "tls" or route.said.host != route.name
+        ):
+            raise Refused("a host with header rules is reached by HTTPS under its own name only")
         upstream = await self._open(rules, route)
         self._upstream = upstream
         if upstream.address and route.addresses and self._sandbox.rules.policy.egress_proxy is None:
@@ -253,8 +257,6 @@ class Connection:
             raise Refused(verdict.reason)
 
     async def _inject(self, route: Route, upstream: Upstream) -> None:
-        if route.said is None or route.said.kind != "tls" or route.said.host != route.name:
-            raise Refused("a host with header rules is reached by HTTPS under its own name only")
         if self._sandbox.issuer is None or route.name is None:
             raise Refused("there is no authority to answer in the host's name")
         rule = self._sandbox.rules.header_rule(route.name)

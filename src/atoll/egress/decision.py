@@ -144,12 +144,12 @@ class Rules:
         return any(plain(address) in network for network in self.allowed_networks)
 
     def _always_closed(self, address: Address, of_host: bool) -> Verdict | None:
-        naming = [network for network in self.allowed_networks if plain(address) in network]
-        if of_host and not any(network.num_addresses == 1 for network in naming):
-            return Verdict(False, "an address of the host itself")
         for network in closing(address):
             if not any(is_within(entry, network) for entry in self._naming(address, network)):
                 return Verdict(False, f"{network} is closed unless named")
+        alone = ipaddress.ip_network(plain(address))
+        if of_host and alone not in self.allowed_networks:
+            return Verdict(False, "an address of the host itself")
         return None
 
     def _naming(self, address: Address, network: Network) -> list[Network]:

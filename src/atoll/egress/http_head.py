@@ -79,6 +79,9 @@ def read_request_head(data: bytes) -> RequestHead | None:
             raise Malformed("the request's head is too long")
         if re.search(rb"(?<!\r)\n|\r[^\n]|\x00", data):
             raise Malformed("a line of the request ends in another way than CRLF")
+        first, ended, _ = data.partition(b"\r\n")
+        if ended and not _REQUEST_LINE.fullmatch(first):
+            raise Malformed("not a request line")
         return None
     if end > MAX_HEAD:
         raise Malformed("the request's head is too long")
