@@ -69,6 +69,7 @@ class Egress:
         self._child: subprocess.Popen[bytes] | None = None
         self._port: PacketPort | None = None
         self._known: set[str] = set()
+        self._turn = anyio.Lock()
 
     @property
     def pid(self) -> int | None:
@@ -205,8 +206,10 @@ class Egress:
         if self._port is None:
             raise NetworkUnavailable("the egress proxy is not running", sandbox_id=sandbox_id)
         try:
+            # One at a time: together they could be more than the socket holds.
             with anyio.fail_after(_ORDER_SECONDS):
-                answer, _ = await self._port.request(order | {"id": sandbox_id}, fds)
+                async with self._turn:
+                    answer, _ = await self._port.request(order | {"id": sandbox_id}, fds)
         except ValueError as error:
             raise InvalidArgument(
                 f"the network policy is too long: {error}", sandbox_id=sandbox_id

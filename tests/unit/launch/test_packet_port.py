@@ -89,6 +89,22 @@ def test_a_packet_that_is_too_long_is_refused_before_it_is_sent() -> None:
         packets.encode({"x": "y" * packets.MAX_PACKET})
 
 
+async def test_a_request_that_is_too_long_leaves_nothing_waiting(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    port = PacketPort(pair[0], "peer")
+
+    with pytest.raises(ValueError, match="longer"):
+        port.request({"a": "x" * packets.MAX_PACKET})
+
+    waiting = port.request({})
+    packet = packets.receive(pair[1])[0]
+    assert packet is not None
+    packets.send(pair[1], {"n": packet["n"]})
+    await waiting
+    port.close()
+
+
 def test_received_descriptors_are_closed_on_exec(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
