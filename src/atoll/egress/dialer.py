@@ -18,7 +18,12 @@ MOST_ADDRESSES = 4
 def is_of_host(address: Address) -> bool:
     """True if `address` is one of this host's own: the kernel would answer it from itself."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+    try:
+        probe = socket.socket(family, socket.SOCK_DGRAM)
+    except OSError as error:
+        # Without IPv6 there is nothing to reach; without descriptors nobody can tell.
+        return error.errno != errno.EAFNOSUPPORT
+    with probe:
         try:
             probe.connect((str(address), 9))  # no packet is sent
         except OSError:

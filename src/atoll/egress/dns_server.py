@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ _AT_ONCE = 64
 _TCP_CONNECTIONS = 8
 _TCP_SECONDS = 10.0
 _QUERIES_A_CONNECTION = 100
+
+_log = logging.getLogger(__name__)
 
 Exists = Callable[[str], Awaitable[bool | None]]
 """Whether a name may be reached: True, False (no such name), or None (nobody could say)."""
@@ -73,10 +76,16 @@ class DnsServer:
         if query.flags & dns.flags.QR:
             self.counts.dropped += 1
             return None
-        response = dns.message.make_response(query, recursion_available=True, our_payload=1232)
-        response.set_rcode(await self._fill(query, response))
+        try:
+            response = dns.message.make_response(query, recursion_available=True, our_payload=1232)
+            response.set_rcode(await self._fill(query, response))
+            wire = response.to_wire(max_size=MAX_QUERY * 2)
+        except Exception:  # a fault of ours costs this answer and nothing else
+            _log.exception("a question was dropped by an error")
+            self.counts.dropped += 1
+            return None
         self.counts.answered += 1
-        return response.to_wire(max_size=MAX_QUERY * 2)
+        return wire
 
     async def _fill(
         self, query: dns.message.Message, response: dns.message.Message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import socket
 import sys
@@ -23,7 +24,7 @@ from atoll.egress.relay import Pipes
 from atoll.model import NetworkPolicy
 from atoll.wire import packets
 
-_REMOVE_SECONDS = 5.0
+_log = logging.getLogger(__name__)
 
 
 class _Seat:
@@ -39,6 +40,8 @@ class _Seat:
         try:
             with self._scope:
                 await self.outlet.run(self._sockets)
+        except Exception:  # a fault of ours cuts this sandbox off and no other
+            _log.exception("a sandbox was cut off by an error")
         finally:
             self._sockets.close()
             self._done.set()
