@@ -252,7 +252,9 @@ class Connection:
             await upstream.from_client(self._client, self._tally, self._sandbox.pipes)
 
     def _check_said(self, route: Route, said: Said) -> None:
-        verdict = self._sandbox.rules.about_said(said, route.name, by_name=route.by_name)
+        rules = self._sandbox.rules  # as they are now: an update may have come meanwhile
+        by_name = route.name is not None and rules.about_name(route.name) is ByName.OPEN
+        verdict = rules.about_said(said, route.name, by_name=by_name)
         if not verdict.open:
             raise Refused(verdict.reason)
 

@@ -187,6 +187,18 @@ async def test_an_update_cuts_what_became_closed_and_nothing_else() -> None:
         assert await is_reset(a)
 
 
+async def test_first_bytes_are_judged_by_the_policy_of_their_time() -> None:
+    both_open = NetworkPolicy(allow_out=(LOOPBACK,), deny_out=("other.test",))
+    async with echo_server(b"hello") as port, world(both_open, HOSTS) as w:
+        sock = await w.connect_name("a.example", port)
+        assert await receive(sock, 10) == b"hello"  # dialled, and nothing said yet
+
+        assert w.outlet.update(NAMED) == 0
+        await send_all(sock, client_hello("evil.test"))
+
+        assert await is_reset(sock)
+
+
 async def test_an_update_while_a_name_resolves_counts() -> None:
     """Who was let in by the old policy and dialled after the new one is refused."""
     policy = NAMED.with_changes(dns_servers=())
