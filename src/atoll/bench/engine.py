@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atoll.bench import capacity, files, latency
+from atoll.bench import capacity, egress, files, latency
 from atoll.bench.machine import describe
 from atoll.bench.peers import bare_imports, bare_python, bubblewrap, podman
 from atoll.bench.report import Report, Row
@@ -72,6 +72,7 @@ class _Run:
             "file_write": self._bulk,
             "list_directory": self._list,
             "watch_delay": self._watch,
+            "egress_bytes": self._egress,
             "alive_create": self._alive,
         }
         for key, part in parts.items():
@@ -135,6 +136,10 @@ class _Run:
     async def _watch(self) -> None:
         async with await self._engine.create(BASE) as sandbox:
             self._add(await files.watch_rows(sandbox, 50 if self._options.quick else 500), [])
+
+    async def _egress(self) -> None:
+        size = (32 if self._options.quick else 256) << 20
+        self._add(*await egress.egress_rows(size, self._options.rounds))
 
 
 def _host_python(engine: Engine) -> str | None:

@@ -47,5 +47,7 @@ TARGETS: dict[str, Target] = {
     "file_write": Target("at least 50 MB/s", 50.0, at_least=True),
     "list_directory": Target("at most 100 ms", 100.0),
     "watch_delay": Target("95 % within 10 ms", 10.0, statistic="p95"),
+    "egress_bytes": Target("at least 1 x socat", 1.0, of="socat_bytes", at_least=True),
+    "egress_connect": Target("at most 2 ms", 2.0),
     "watch_complete": Target("none lost", 10_000.0, at_least=True),
 }

@@ -4,6 +4,11 @@ from atoll.model.errors import *  # noqa: F403
 from atoll.model.limits import Limits as Limits
 from atoll.model.limits import Size as Size
 from atoll.model.limits import parse_size as parse_size
+from atoll.model.network import ConnectionRecord as ConnectionRecord
+from atoll.model.network import EgressProxy as EgressProxy
+from atoll.model.network import HeaderRule as HeaderRule
+from atoll.model.network import NetworkPolicy as NetworkPolicy
+from atoll.model.network import NetworkReport as NetworkReport
 from atoll.model.results import *  # noqa: F403
 from atoll.model.secret import Secret as Secret
 from atoll.model.secret import is_secret_name as is_secret_name

@@ -46,7 +46,11 @@ def test_a_rate_has_to_reach_its_target() -> None:
 
 
 def test_every_relative_target_names_a_peer_that_is_measured() -> None:
-    assert {t.of for t in TARGETS.values() if t.of} <= {"bare_python", "alive_at_10"}
+    assert {t.of for t in TARGETS.values() if t.of} <= {
+        "bare_python",
+        "alive_at_10",
+        "socat_bytes",
+    }
 
 
 def test_the_table_has_a_line_for_each_row_and_peer() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from atoll.launch.linux import packets
-from atoll.launch.linux.packet_port import PacketPort, PortClosed
+from atoll.wire import packets
+from atoll.wire.packet_port import PacketPort, PortClosed
 
 pytestmark = pytest.mark.anyio
 
@@ -87,6 +87,22 @@ async def test_an_error_of_the_peer_is_raised_with_its_words(
 def test_a_packet_that_is_too_long_is_refused_before_it_is_sent() -> None:
     with pytest.raises(ValueError, match="longer than"):
         packets.encode({"x": "y" * packets.MAX_PACKET})
+
+
+async def test_a_request_that_is_too_long_leaves_nothing_waiting(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    port = PacketPort(pair[0], "peer")
+
+    with pytest.raises(ValueError, match="longer"):
+        port.request({"a": "x" * packets.MAX_PACKET})
+
+    waiting = port.request({})
+    packet = packets.receive(pair[1])[0]
+    assert packet is not None
+    packets.send(pair[1], {"n": packet["n"]})
+    await waiting
+    port.close()
 
 
 def test_received_descriptors_are_closed_on_exec(

@@ -8,7 +8,8 @@ import resource
 import socket
 
 from atoll.guest.descriptors import close_range
-from atoll.launch.linux import packets, slots, syscalls
+from atoll.launch.linux import slots, syscalls
+from atoll.wire import packets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

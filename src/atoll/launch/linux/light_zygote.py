@@ -13,8 +13,9 @@ from functools import partial
 
 from atoll.guest import init as guest_init
 from atoll.guest.descriptors import close_range
-from atoll.launch.linux import packets, slots, syscalls
+from atoll.launch.linux import slots, syscalls
 from atoll.launch.linux.guest_rights import GUEST_CAPABILITIES, MASKED, MASKED_DIRECTORIES
+from atoll.wire import packets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

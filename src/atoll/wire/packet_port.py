@@ -9,7 +9,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-from atoll.launch.linux import packets
+from atoll.wire import packets
 
 Reply = tuple[dict[str, Any], list[int]]
 
@@ -49,6 +49,9 @@ class PacketPort:
         """Send `packet` with the next number; the future gives the reply and its descriptors.
 
         A reply without a number answers number 0, which is never given by counting.
+
+        Raises:
+            ValueError: the packet is too long.
         """
         number = next(self._numbers) if number is None else number
         future: asyncio.Future[Reply] = self._loop.create_future()
@@ -60,6 +63,9 @@ class PacketPort:
             packets.send(self._sock, packet | {"n": number}, list(fds))
         except OSError:
             self.close()  # fails this request with the others
+        except ValueError:
+            del self._waiting[number]
+            raise
         return future
 
     def _readable(self) -> None:

@@ -1,0 +1,10 @@
+"""Outlets and servers on loopback, in one event loop."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
