@@ -17,6 +17,7 @@ from atoll.launch.linux.packet_port import PortClosed
 from atoll.launch.linux.running import RunningSandbox
 from atoll.launch.linux.shard import FORK_SECONDS, Shard, host_pid
 from atoll.launch.linux.slot_store import Slot, SlotShape
+from atoll.launch.linux.sockets_inside import SocketsInside
 from atoll.launch.port import ContextPorts, ContextProcess
 from atoll.model import SandboxDied, SandboxSpec, WallCheckFailed
 
@@ -34,9 +35,10 @@ class ForkedSandbox(RunningSandbox):
         shard: Shard,
         slot: Slot,
         shape: SlotShape,
+        sockets: SocketsInside,
         forget: Callable[[], None],
     ) -> None:
-        super().__init__(spec, forget)
+        super().__init__(spec, sockets, forget)
         self._shard = shard
         self._slot = slot
         self._shape = shape

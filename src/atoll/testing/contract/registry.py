@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atoll.testing.contract import commands, files, isolation, lifetime, limits
+from atoll.testing.contract import commands, files, isolation, lifetime, limits, network
 from atoll.testing.contract.case import Case
 
 CASES: tuple[Case, ...] = (
@@ -11,6 +11,7 @@ CASES: tuple[Case, ...] = (
     *limits.CASES,
     *lifetime.CASES,
     *isolation.CASES,
+    *network.CASES,
 )
 
 
