@@ -23,7 +23,8 @@ import sys
 from typing import Any, NoReturn
 
 from atoll.launch import bubblewrap_stage
-from atoll.launch.linux import own_network, packets, syscalls, user_namespaces
+from atoll.launch.linux import own_network, syscalls, user_namespaces
+from atoll.wire import packets
 
 _CGROUP_FDS_FIRST = 5
 

@@ -17,8 +17,8 @@ import anyio.to_thread
 from atoll.launch.bubblewrap_runtime import Runtime
 from atoll.launch.linux import identities, seccomp, sub_ids
 from atoll.launch.linux.identities import Identities
-from atoll.launch.linux.packet_port import PacketPort
 from atoll.model import WallUnavailable
+from atoll.wire.packet_port import PacketPort
 
 START_SECONDS = 30.0
 _END_SECONDS = 5.0

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from atoll.launch.linux import packets
-from atoll.launch.linux.packet_port import PacketPort, PortClosed
+from atoll.wire import packets
+from atoll.wire.packet_port import PacketPort, PortClosed
 
 pytestmark = pytest.mark.anyio
 

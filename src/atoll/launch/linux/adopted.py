@@ -7,12 +7,12 @@ import socket
 from collections.abc import Callable
 
 from atoll.launch.linux.cgroups_cgroup import Cgroup
-from atoll.launch.linux.packet_port import PortClosed
 from atoll.launch.linux.running import RunningSandbox
 from atoll.launch.linux.shard import host_pid
 from atoll.launch.linux.sockets_inside import SocketsInside
 from atoll.launch.port import ContextPorts, ContextProcess
 from atoll.model import SandboxDied, SandboxSpec
+from atoll.wire.packet_port import PortClosed
 
 
 class Lifeline:

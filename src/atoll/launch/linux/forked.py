@@ -13,13 +13,13 @@ import anyio
 from atoll.launch.linux import check
 from atoll.launch.linux.cgroups import Cgroups
 from atoll.launch.linux.guest_rights import GUEST_CAPABILITIES, ROOT_CAPABILITIES
-from atoll.launch.linux.packet_port import PortClosed
 from atoll.launch.linux.running import RunningSandbox
 from atoll.launch.linux.shard import FORK_SECONDS, Shard, host_pid
 from atoll.launch.linux.slot_store import Slot, SlotShape
 from atoll.launch.linux.sockets_inside import SocketsInside
 from atoll.launch.port import ContextPorts, ContextProcess
 from atoll.model import SandboxDied, SandboxSpec, WallCheckFailed
+from atoll.wire.packet_port import PortClosed
 
 READY_SECONDS = 20.0
 _CONTEXT_NAMESPACES = ("pid", "mnt", "net", "ipc", "uts", "cgroup", "user")

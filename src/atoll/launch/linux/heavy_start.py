@@ -8,7 +8,8 @@ import resource
 import socket
 
 from atoll.guest.descriptors import close_range
-from atoll.launch.linux import packets, syscalls
+from atoll.launch.linux import syscalls
+from atoll.wire import packets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

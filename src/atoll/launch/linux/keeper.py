@@ -19,7 +19,8 @@ import signal
 import socket
 import sys
 
-from atoll.launch.linux import packets, shard_init, syscalls, user_namespaces
+from atoll.launch.linux import shard_init, syscalls, user_namespaces
+from atoll.wire import packets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

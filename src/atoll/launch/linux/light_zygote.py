@@ -12,9 +12,10 @@ from functools import partial
 
 from atoll.guest import init as guest_init
 from atoll.guest.descriptors import close_range
-from atoll.launch.linux import packets, syscalls
+from atoll.launch.linux import syscalls
 from atoll.launch.linux.guest_rights import GUEST_CAPABILITIES, MASKED, MASKED_DIRECTORIES
 from atoll.launch.linux.slots import NAMESPACES
+from atoll.wire import packets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

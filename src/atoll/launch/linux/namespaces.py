@@ -16,7 +16,6 @@ from atoll.launch.linux import walls
 from atoll.launch.linux.adopted import AdoptedSandbox, Lifeline
 from atoll.launch.linux.cgroups import Cgroups
 from atoll.launch.linux.forked import ForkedSandbox
-from atoll.launch.linux.packet_port import PortClosed
 from atoll.launch.linux.running import RunningSandbox
 from atoll.launch.linux.shard import Shard
 from atoll.launch.linux.slot_store import SlotShape
@@ -25,6 +24,7 @@ from atoll.launch.linux.walls_situation import situation
 from atoll.launch.port import LaunchedSandbox
 from atoll.launch.template_layers import require_lowers
 from atoll.model import InvalidArgument, SandboxSpec, Template, WallUnavailable
+from atoll.wire.packet_port import PortClosed
 
 _ATTEMPTS = 3
 

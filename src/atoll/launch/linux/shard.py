@@ -16,14 +16,15 @@ from typing import Any
 
 import anyio
 
-from atoll.launch.linux import packets, seccomp, sub_ids
+from atoll.launch.linux import seccomp, sub_ids
 from atoll.launch.linux.cgroups import Cgroups
 from atoll.launch.linux.cgroups_cgroup import Cgroup
 from atoll.launch.linux.guest_rights import OWN_DIRECTORIES
 from atoll.launch.linux.identities import ZYGOTE_PART, Identities, plan
-from atoll.launch.linux.packet_port import PacketPort, PortClosed, Reply
 from atoll.launch.linux.slot_store import Slot, SlotShape, SlotStore
 from atoll.model import Limits, Template, TemplateError, WallUnavailable
+from atoll.wire import packets
+from atoll.wire.packet_port import PacketPort, PortClosed, Reply
 
 START_SECONDS = 60.0
 PRELOAD_SECONDS = 120.0

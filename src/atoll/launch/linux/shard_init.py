@@ -13,11 +13,11 @@ import socket
 from atoll.launch.linux import (
     heavy_start,
     light_zygote,
-    packets,
     slots,
     syscalls,
     user_namespaces,
 )
+from atoll.wire import packets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

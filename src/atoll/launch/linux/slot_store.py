@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from atoll.launch.linux.identities import USER, Identities
-from atoll.launch.linux.packet_port import PacketPort, PortClosed, Reply
 from atoll.model import Limits, Mount, SandboxSpec, WallUnavailable
+from atoll.wire.packet_port import PacketPort, PortClosed, Reply
 
 SPARE_SLOTS = 4
 _LOW = 2

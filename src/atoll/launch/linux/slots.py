@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import socket
 
-from atoll.launch.linux import own_network, packets, syscalls, user_namespaces
+from atoll.launch.linux import own_network, syscalls, user_namespaces
+from atoll.wire import packets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-from atoll.launch.linux import packets
+from atoll.wire import packets
 
 Reply = tuple[dict[str, Any], list[int]]
 
