@@ -14,11 +14,11 @@ import anyio
 from atoll.launch.alive import EndsOnce
 from atoll.launch.linux import terminal
 from atoll.launch.linux.cgroups_cgroup import Cgroup
-from atoll.launch.linux.packet_port import PortClosed
 from atoll.launch.linux.shard import host_pid
 from atoll.launch.linux.sockets_inside import SocketsInside
 from atoll.launch.port import ContextPorts, ContextProcess, Listeners
 from atoll.model import KilledBy, Metrics, SandboxDied, SandboxSpec
+from atoll.wire.packet_port import PortClosed
 
 END_SECONDS = 10.0
 

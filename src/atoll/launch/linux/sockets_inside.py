@@ -12,11 +12,11 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from atoll.launch.linux import packets
 from atoll.launch.linux.network_rules import LISTENER_ADDRESS, OWN_ADDRESS
-from atoll.launch.linux.packet_port import PacketPort, Reply
 from atoll.launch.port import Listeners
 from atoll.model import NetworkUnavailable, PortRefused
+from atoll.wire import packets
+from atoll.wire.packet_port import PacketPort, Reply
 
 PATIENCE_SECONDS = 20.0
 CONNECT_SECONDS = 10.0

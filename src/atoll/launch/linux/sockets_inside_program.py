@@ -16,7 +16,8 @@ import signal
 import socket
 import sys
 
-from atoll.launch.linux import network_rules, packets, syscalls
+from atoll.launch.linux import network_rules, syscalls
+from atoll.wire import packets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
