@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from atoll.engine.clock import Clock
+from atoll.engine.network import NetworkChoice
 from atoll.launch import Launcher
 from atoll.model import Limits, Mount
 
@@ -29,5 +30,5 @@ class CreateOptions(TypedDict, total=False):
     metadata: dict[str, str] | None
     env: dict[str, str] | None
     limits: Limits | None
-    network: str | bool | None
+    network: NetworkChoice
     mounts: Sequence[Mount]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from atoll.engine.clock import Clock
 from atoll.engine.commands import Spawn
 from atoll.engine.deadlines import Deadlines
+from atoll.engine.network import WayOut
 from atoll.engine.vault import Vault
 from atoll.launch import Adopts
 
@@ -24,6 +25,7 @@ class Surroundings:
         launcher: the name of what built it.
         spawn: runs work in the engine's task group.
         vault: keeps what a later process of this owner needs; an empty one of unnamed owners.
+        way_out: through which connections leave those that have a network.
         adopts: the launcher, if its sandboxes can outlive this process and shall.
         forget: called once when it is gone, with False if something of it could not be removed.
     """
@@ -35,3 +37,4 @@ class Surroundings:
     forget: Callable[[Sandbox, bool], None]
     vault: Vault
     adopts: Adopts | None
+    way_out: WayOut
