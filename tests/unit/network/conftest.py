@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from network_kit import name_server, web_server
+from network_kit import Ground, name_server, web_server
 
 from atoll.engine import Engine
 from atoll.model import LauncherUnavailable, NetworkPolicy, WallUnavailable
+from atoll.testing.fitting import fitting, unheld_limits
 from atoll.testing.leaks import adopt_orphans, scratch_directory
 
 
@@ -26,12 +27,13 @@ def data_dir() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module", params=["namespaces", "bubblewrap"])
-async def engine(request: pytest.FixtureRequest, data_dir: Path) -> AsyncIterator[Engine]:
+async def ground(request: pytest.FixtureRequest, data_dir: Path) -> AsyncIterator[Ground]:
     owner = f"network-{secrets.token_hex(4)}"
     try:
         async with Engine(launcher=request.param, data_dir=data_dir, owner=owner) as engine:
-            await engine.warm("base")
-            yield engine
+            limits = fitting(None, await unheld_limits(engine, "base"))
+            await engine.warm("base", limits)
+            yield Ground(engine, limits)
     except (LauncherUnavailable, WallUnavailable) as error:
         pytest.skip(str(error))
 

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,8 +17,21 @@ import dns.message
 import dns.rcode
 import dns.rrset
 
-from atoll.engine import Sandbox
-from atoll.model import NetworkReport
+from atoll.engine import Engine, Sandbox
+from atoll.engine.network import NetworkChoice
+from atoll.model import Limits, NetworkReport
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A running engine, and the limits that it can hold here."""
+
+    engine: Engine
+    limits: Limits
+
+    async def create(self, network: NetworkChoice = None) -> Sandbox:
+        """A sandbox."""
+        return await self.engine.create("base", limits=self.limits, network=network)
 
 
 @contextmanager
@@ -94,6 +108,6 @@ async def kill_proxy() -> None:
 async def reported(sandbox: Sandbox, holds: Callable[[NetworkReport], bool]) -> NetworkReport:
     """The report once `holds` is true of it: the proxy tells nobody when it has changed."""
     with anyio.fail_after(20):
-        while not holds(report := await sandbox.network.report()):
+        while not holds(report := await sandbox.network.report()):  # noqa: ASYNC110
             await anyio.sleep(0.01)
     return report

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from network_kit import kill_proxy, reported
+from network_kit import Ground, kill_proxy, reported
 
 from atoll.engine import Engine
 from atoll.model import CommandResult, InvalidArgument, NetworkPolicy, NetworkUnavailable
@@ -19,9 +19,9 @@ def curl(address: str) -> str:
 
 
 async def test_curl_reaches_a_server_by_its_name(
-    engine: Engine, policy: NetworkPolicy, page: int
+    ground: Ground, policy: NetworkPolicy, page: int
 ) -> None:
-    async with await engine.create("base", network=policy) as sandbox:
+    async with await ground.create(network=policy) as sandbox:
         result = await sandbox.commands.run(curl(f"shop.test:{page}"))
         assert result.stdout == f"page of shop.test:{page}", result.stderr
         report = await reported(sandbox, lambda report: bool(report.log) and not report.open)
@@ -32,11 +32,11 @@ async def test_curl_reaches_a_server_by_its_name(
 
 
 async def test_python_reaches_a_server_by_its_name_also_as_root_and_in_a_cell(
-    engine: Engine, policy: NetworkPolicy, page: int
+    ground: Ground, policy: NetworkPolicy, page: int
 ) -> None:
     address = f"http://shop.test:{page}/"
     expected = f"b'page of shop.test:{page}'"
-    async with await engine.create("base", network=policy) as sandbox:
+    async with await ground.create(network=policy) as sandbox:
         for user in ("user", "root"):
             command = ["/usr/bin/python3", "-I", "-c", FETCH, address]
             result = await sandbox.commands.run(command, user=user)
@@ -46,9 +46,9 @@ async def test_python_reaches_a_server_by_its_name_also_as_root_and_in_a_cell(
 
 
 async def test_what_the_policy_does_not_name_is_not_reached(
-    engine: Engine, policy: NetworkPolicy, page: int
+    ground: Ground, policy: NetworkPolicy, page: int
 ) -> None:
-    async with await engine.create("base", network=policy) as sandbox:
+    async with await ground.create(network=policy) as sandbox:
         # One after the other: each is refused at once, and none is answered.
         for address in (
             f"other.test:{page}",
@@ -63,16 +63,16 @@ async def test_what_the_policy_does_not_name_is_not_reached(
 
 
 async def test_the_internet_is_not_the_hosts_loopback(
-    engine: Engine, names: str, page: int
+    ground: Ground, names: str, page: int
 ) -> None:
     internet = NetworkPolicy(dns_servers=(names,))
-    async with await engine.create("base", network=internet) as sandbox:
+    async with await ground.create(network=internet) as sandbox:
         result = await sandbox.commands.run(curl(f"shop.test:{page}"))
         assert not result.ok and result.stdout == "", "a name may not lead where nothing is opened"
 
 
 async def test_a_new_policy_cuts_what_it_forbids(
-    engine: Engine, policy: NetworkPolicy, page: int
+    ground: Ground, policy: NetworkPolicy, page: int
 ) -> None:
     hold = (
         "import socket; s = socket.create_connection(('shop.test', PORT), 5); "
@@ -80,7 +80,7 @@ async def test_a_new_policy_cuts_what_it_forbids(
         "try: print(s.recv(1))\n"
         "except ConnectionError: print('cut')"
     ).replace("PORT", str(page))
-    async with await engine.create("base", network=policy) as sandbox:
+    async with await ground.create(network=policy) as sandbox:
         handle = await sandbox.commands.start(["/usr/bin/python3", "-I", "-c", hold])
         with anyio.fail_after(20):
             async for _ in handle:
@@ -96,21 +96,21 @@ async def test_a_new_policy_cuts_what_it_forbids(
 
 
 async def test_without_a_network_there_is_none_until_it_is_given(
-    engine: Engine, policy: NetworkPolicy, page: int
+    ground: Ground, policy: NetworkPolicy, page: int
 ) -> None:
-    async with await engine.create("base") as sandbox:
+    async with await ground.create() as sandbox:
         assert not (await sandbox.commands.run(curl(f"shop.test:{page}"))).ok
         assert (await sandbox.network.report()).opened == 0
         await sandbox.network.update(policy)
         assert (await sandbox.commands.run(curl(f"shop.test:{page}"))).ok
 
 
-async def test_a_server_inside_is_reached_from_outside(engine: Engine) -> None:
+async def test_a_server_inside_is_reached_from_outside(ground: Ground) -> None:
     serve = (
         "import socket; s = socket.create_server(('', 8080)); print('up', flush=True); "
         "c, peer = s.accept(); c.sendall(peer[0].encode())"
     )
-    async with await engine.create("base") as sandbox:
+    async with await ground.create() as sandbox:
         handle = await sandbox.commands.start(["/usr/bin/python3", "-I", "-c", serve])
         with anyio.fail_after(20):
             async for _ in handle:
@@ -124,12 +124,12 @@ async def test_a_server_inside_is_reached_from_outside(engine: Engine) -> None:
 
 
 async def test_one_sandbox_is_not_reached_from_another(
-    engine: Engine, policy: NetworkPolicy
+    ground: Ground, policy: NetworkPolicy
 ) -> None:
     serve = "cd /tmp && exec /usr/bin/python3 -m http.server 8080"
     async with (
-        await engine.create("base", network=policy) as first,
-        await engine.create("base", network=policy) as second,
+        await ground.create(network=policy) as first,
+        await ground.create(network=policy) as second,
     ):
         await first.commands.start(serve)
         up = await first.commands.run("curl -sS --retry 20 --retry-connrefused 127.0.0.1:8080")
@@ -139,14 +139,14 @@ async def test_one_sandbox_is_not_reached_from_another(
 
 
 async def test_many_commands_share_the_network(
-    engine: Engine, policy: NetworkPolicy, page: int
+    ground: Ground, policy: NetworkPolicy, page: int
 ) -> None:
     results: list[CommandResult] = []
 
     async def one() -> None:
         results.append(await sandbox.commands.run(curl(f"shop.test:{page}")))
 
-    sandbox = await engine.create("base", network=policy)
+    sandbox = await ground.create(network=policy)
     async with sandbox, anyio.create_task_group() as tasks:
         for _ in range(20):
             tasks.start_soon(one)
@@ -154,33 +154,33 @@ async def test_many_commands_share_the_network(
 
 
 async def test_a_proxy_that_was_killed_is_followed_by_another(
-    engine: Engine, policy: NetworkPolicy, page: int
+    ground: Ground, policy: NetworkPolicy, page: int
 ) -> None:
-    async with await engine.create("base", network=policy) as sandbox:
+    async with await ground.create(network=policy) as sandbox:
         await kill_proxy()
         assert not (await sandbox.commands.run(curl(f"shop.test:{page}"))).ok, "nothing leaves"
-        async with await engine.create("base", network=policy) as second:
+        async with await ground.create(network=policy) as second:
             for each in (sandbox, second):
                 assert (await each.commands.run(curl(f"shop.test:{page}"))).ok
 
 
-async def test_a_bad_policy_makes_no_sandbox(engine: Engine) -> None:
-    before = [info.id for info in engine.list()]
+async def test_a_bad_policy_makes_no_sandbox(ground: Ground) -> None:
+    before = [info.id for info in ground.engine.list()]
     for network in ("some", {"allow_out": ["not a name!"]}, {"no_such_field": 1}, 3):
         with pytest.raises((InvalidArgument, NetworkUnavailable)):
-            await engine.create("base", network=network)  # type: ignore[arg-type]
-    assert [info.id for info in engine.list()] == before
+            await ground.create(network=network)  # type: ignore[arg-type]
+    assert [info.id for info in ground.engine.list()] == before
 
 
 async def test_a_spare_has_no_network_before_it_is_claimed(
-    engine: Engine, policy: NetworkPolicy, page: int
+    ground: Ground, policy: NetworkPolicy, page: int
 ) -> None:
-    async with Engine(data_dir=engine.data_dir, pool=1) as pooled:
-        await pooled.warm("base")
-        async with await pooled.create("base") as spare:
+    async with Engine(data_dir=ground.engine.data_dir, pool=1) as pooled:
+        await pooled.warm("base", ground.limits)
+        async with await pooled.create("base", limits=ground.limits) as spare:
             assert not (await spare.commands.run(curl("198.51.100.7"))).ok
             routes = await spare.commands.run("cat /proc/net/route | wc -l")
             assert routes.stdout.strip() == "1", "the heading and no route"
-        await pooled.warm("base")
-        async with await pooled.create("base", network=policy) as claimed:
+        await pooled.warm("base", ground.limits)
+        async with await pooled.create("base", limits=ground.limits, network=policy) as claimed:
             assert (await claimed.commands.run(curl(f"shop.test:{page}"))).ok
