@@ -10,7 +10,7 @@ from atoll.engine.sandbox import Sandbox
 from atoll.engine.surroundings import Surroundings
 from atoll.engine.vault import Entry, close_entries
 from atoll.launch import Adopts, Held
-from atoll.model import AtollError, GuestBroken, SandboxState
+from atoll.model import AtollError, GuestBroken, NetworkPolicy, SandboxState
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +46,18 @@ async def _adopt_sandbox(entry: Entry, launcher: Adopts, around: Surroundings) -
     former = FormerLife.of_state(entry.state)
     launched = await launcher.adopt(former.spec, Held(former.launched, tuple(entry.fds)))
     sandbox = Sandbox(launched, former.spec, around, former)
+    if former.network is not None:
+        await _reopen(sandbox, former.network)
     sandbox.keep()
     return sandbox
+
+
+async def _reopen(sandbox: Sandbox, policy: NetworkPolicy) -> None:
+    try:
+        await sandbox.network.reopen(policy)
+    except AtollError as error:
+        # What it runs goes on: it reaches less than before, and no more.
+        _log.warning("%s was adopted without its network: %s", sandbox.id, error)
 
 
 async def _end_strangers(sandbox: Sandbox) -> None:

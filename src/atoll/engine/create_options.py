@@ -9,6 +9,7 @@ from typing import TypedDict
 from atoll.engine.clock import Clock
 from atoll.engine.logs.settings import Logging
 from atoll.engine.metrics.settings import Monitoring
+from atoll.engine.network import NetworkChoice
 from atoll.launch import Launcher
 from atoll.model import Limits, Mount
 
@@ -33,5 +34,5 @@ class CreateOptions(TypedDict, total=False):
     metadata: dict[str, str] | None
     env: dict[str, str] | None
     limits: Limits | None
-    network: str | bool | None
+    network: NetworkChoice
     mounts: Sequence[Mount]

@@ -20,6 +20,7 @@ from atoll.engine.deadlines import Deadlines
 from atoll.engine.descriptors import allow_many_descriptors
 from atoll.engine.logs.settings import Logging
 from atoll.engine.metrics.settings import Monitoring
+from atoll.engine.network import NetworkChoice, WayOut
 from atoll.engine.observation import Observation
 from atoll.engine.owner import Owner, default_data_dir, reap_dead
 from atoll.engine.owner_socket import OwnerSocket
@@ -34,7 +35,7 @@ from atoll.model import (
     Limits,
     LimitUnavailable,
     Mount,
-    NetworkUnavailable,
+    NetworkPolicy,
     SandboxInfo,
     SandboxNotFound,
     SandboxSpec,
@@ -102,6 +103,7 @@ class Engine:
             self._clock,
             lambda: list(self._claimed.values()),
         )
+        self._way_out = WayOut(self.data_dir)
 
     async def start(self) -> None:
         """Become an owner, reap dead ones, and be ready to create.
@@ -152,7 +154,7 @@ class Engine:
         metadata: dict[str, str] | None = None,
         env: dict[str, str] | None = None,
         limits: Limits | None = None,
-        network: str | bool | None = None,
+        network: NetworkChoice = None,
         mounts: Sequence[Mount] = (),
     ) -> Sandbox:
         """A new sandbox. Cancelled, it leaves nothing behind.
@@ -163,7 +165,8 @@ class Engine:
             metadata: the caller's own words about it.
             env: environment of all its commands and cells.
             limits: what it may use; None: the defaults.
-            network: only none so far: loopback.
+            network: what it may reach: None, False or ``"none"``: its own loopback; True or
+                ``"internet"``: what is not closed to everybody; else see NetworkPolicy.
             mounts: host paths to show in it.
 
         Raises:
@@ -171,7 +174,7 @@ class Engine:
             NetworkUnavailable, LimitUnavailable, WallUnavailable, WallCheckFailed: it would not be
                 as isolated or limited as asked.
         """
-        _require_loopback_only(network)
+        policy = NetworkPolicy.of(network)
         limits = limits or Limits()
         labels = _labels(metadata)
         variables = check_environment(env)
@@ -185,6 +188,8 @@ class Engine:
                 sandbox = await self._launch(spec)
             self._claimed[sandbox.id] = sandbox
             try:
+                if policy is not None:
+                    await sandbox.network.open(policy)
                 await sandbox.claim(variables, labels, timeout)
             except BaseException:
                 await sandbox.kill(grace=0)
@@ -262,6 +267,7 @@ class Engine:
             vault=self._vault,
             observation=self.observation,
             adopts=self._adopts,
+            way_out=self._way_out,
         )
 
     def _journal_launched(self, spec: SandboxSpec, pid: int) -> None:
@@ -345,6 +351,7 @@ class Engine:
             for sandbox in list(self._sandboxes.values()):
                 ending.start_soon(self._guarded, sandbox.kill_now, ())
         self._vault.end()
+        await self._way_out.close()
         try:
             if self._launcher is not None:
                 await self._launcher.close()
@@ -367,14 +374,6 @@ def _single(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
-
-
-def _require_loopback_only(network: str | bool | None) -> None:
-    if network not in (None, False, "none"):
-        raise NetworkUnavailable(
-            f"network={network!r} cannot be enforced yet; a sandbox has loopback only",
-            hint="leave network out",
-        )
 
 
 def _labels(metadata: dict[str, str] | None) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from atoll.model import Limits, SandboxSpec, Template
+from atoll.model import Limits, NetworkPolicy, SandboxSpec, Template
 
 _TEMPLATE = ("name", "env", "user", "cwd", "python", "node")
 """Of a template; its layers are mounted already."""
@@ -26,6 +26,7 @@ class FormerLife:
     started_at: float
     expires_at: float | None
     paused: bool
+    network: NetworkPolicy | None = None
 
     def as_state(self) -> dict[str, Any]:
         """For JSON."""
@@ -40,6 +41,7 @@ class FormerLife:
             "started_at": self.started_at,
             "expires_at": self.expires_at,
             "paused": self.paused,
+            "network": self.network and self.network.to_mapping(),
         }
 
     @classmethod
@@ -54,4 +56,5 @@ class FormerLife:
             started_at=state["started_at"],
             expires_at=state["expires_at"],
             paused=state["paused"],
+            network=NetworkPolicy.of(state.get("network")),
         )

@@ -10,6 +10,7 @@ from atoll.engine.deadlines import Deadlines
 from atoll.model import InvalidArgument, KilledBy, Limits
 
 _CPU_CHECK_SECONDS = 0.05
+_OVERDUE_SECONDS = 0.001
 
 
 class Lifetime:
@@ -60,6 +61,12 @@ class Lifetime:
             self._deadlines.set(f"{self._id} wall", when, lambda: self._reached(KilledBy.WALL))
         if self._limits.cpu_time is not None:
             self._watch_cpu()
+
+    def take_up(self, started_at: float, expires_at: float | None) -> None:
+        """Go on as a former process of the same owner has begun."""
+        if expires_at is not None:
+            self.set_lease(max(expires_at - self._clock.time(), _OVERDUE_SECONDS))
+        self.begin(started_at)
 
     def set_lease(self, seconds: float | None) -> None:
         """It ends after `seconds`, instead of when it would have. None: no lease.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Self, Unpack
 
@@ -20,6 +21,7 @@ from atoll.engine.files import Files
 from atoll.engine.former_life import FormerLife
 from atoll.engine.interpreters import Interpreters
 from atoll.engine.lifetime import Lifetime
+from atoll.engine.network import SandboxNetwork, check_port
 from atoll.engine.observed import Observed
 from atoll.engine.processes import Processes
 from atoll.engine.pty import Ptys
@@ -37,7 +39,6 @@ from atoll.model import (
 )
 
 END_GRACE_SECONDS = 0.5
-_OVERDUE_SECONDS = 0.001
 
 
 class Sandbox(Observed):
@@ -79,6 +80,7 @@ class Sandbox(Observed):
         self.commands = Commands(self.processes, user, around.spawn)
         self.pty = Ptys(self.processes, user)
         self.files = Files(FileWorkers(self.channel, self.id, user, self.require_usable))
+        self.network = SandboxNetwork(launched, self.files, around.way_out, self._note)
         if former is not None:
             self._take_up(former)
 
@@ -222,6 +224,11 @@ class Sandbox(Observed):
         self.log.act("sandbox.lease", f"its lease is {seconds} s from now", seconds=seconds)
         self._note()
 
+    async def connect(self, port: int) -> socket.socket:
+        """A non-blocking connection to a server on `port` inside. Raises PortRefused."""
+        self.require_usable()
+        return await self.launched.connect_inside(check_port(port))
+
     async def pause(self) -> None:
         """Stop every process of it; memory stays. Raises LimitUnavailable where nothing freezes."""
         self.require_alive()
@@ -355,6 +362,7 @@ class Sandbox(Observed):
             started_at=self._life.started_at,
             expires_at=self._life.expires_at,
             paused=self._paused,
+            network=self.network.policy,
         )
 
     def _take_up(self, former: FormerLife) -> None:
@@ -363,10 +371,7 @@ class Sandbox(Observed):
         self._paused = self.channel.paused = former.paused
         self.metadata, self._env = former.metadata, former.env
         self.interpreters.take_up({**self.spec.env, **former.env})
-        if former.expires_at is not None:
-            left = former.expires_at - self._around.clock.time()
-            self._life.set_lease(max(left, _OVERDUE_SECONDS))
-        self._life.begin(former.started_at)
+        self._life.take_up(former.started_at, former.expires_at)
 
     def _end(self, reason: SandboxError, killed_by: KilledBy | None, by: str) -> None:
         """Everybody who waits goes on at once; what is left is removed in the background."""
@@ -388,6 +393,7 @@ class Sandbox(Observed):
             clean = True
         finally:
             await self.interpreters.close()
+            await self.network.close()
             self._around.forget(self, clean)
             self.log.close()
             self._gone.set()

@@ -9,5 +9,6 @@ from atoll.launch.port import ContextPorts as ContextPorts
 from atoll.launch.port import ContextProcess as ContextProcess
 from atoll.launch.port import LaunchedSandbox as LaunchedSandbox
 from atoll.launch.port import Launcher as Launcher
+from atoll.launch.port import Listeners as Listeners
 from atoll.launch.registry import LAUNCHERS as LAUNCHERS
 from atoll.launch.registry import choose as choose

@@ -23,6 +23,7 @@ from atoll.launch.bubblewrap_workshop import Workshop
 from atoll.launch.linux import walls
 from atoll.launch.linux.cgroups import Cgroups
 from atoll.launch.linux.slot_store import SlotShape
+from atoll.launch.linux.sockets_inside import SocketsInside
 from atoll.launch.linux.walls_situation import situation
 from atoll.launch.template_layers import require_lowers
 from atoll.model import LauncherUnavailable, SandboxSpec, Template, TemplateError
@@ -51,6 +52,7 @@ class BubblewrapLauncher:
         self._workshop: Workshop | None = None
         self._starting = anyio.Lock()
         self._alive: Alive[BubblewrapSandbox] = Alive()
+        self._sockets = SocketsInside()
 
     async def prepare(self, template: Template) -> None:
         """Start the builder and make the guest's runtime; there is no zygote to warm.
@@ -73,7 +75,9 @@ class BubblewrapLauncher:
         check_mounts(spec.mounts)
         workshop = await self._ready_workshop()
         shape = SlotShape.of(spec, self._cgroups.holds)
-        sandbox = BubblewrapSandbox(spec, workshop, shape, lambda: self._alive.discard(sandbox))
+        sandbox = BubblewrapSandbox(
+            spec, workshop, shape, self._sockets, lambda: self._alive.discard(sandbox)
+        )
         async with self._alive.adding(sandbox):
             await sandbox.start(self._cgroups)
         return sandbox
@@ -82,6 +86,7 @@ class BubblewrapLauncher:
         """See Launcher.close."""
         with anyio.CancelScope(shield=True):
             await self._clear()
+            await self._sockets.close()
             self._cgroups.remove()
 
     async def _clear(self) -> None:

@@ -21,6 +21,7 @@ from atoll.launch.linux.identities import USER
 from atoll.launch.linux.running import RunningSandbox
 from atoll.launch.linux.shard import host_pid
 from atoll.launch.linux.slot_store import SlotShape
+from atoll.launch.linux.sockets_inside import SocketsInside
 from atoll.launch.port import ContextPorts, ContextProcess
 from atoll.model import GUEST_DIRECTORY, Mount, SandboxSpec, WallCheckFailed, WallUnavailable
 
@@ -42,9 +43,10 @@ class BubblewrapSandbox(RunningSandbox):
         spec: SandboxSpec,
         workshop: Workshop,
         slot: SlotShape,
+        sockets: SocketsInside,
         forget: Callable[[], None],
     ) -> None:
-        super().__init__(spec, forget)
+        super().__init__(spec, sockets, forget)
         self._workshop = workshop
         self._slot = slot
         self._part = -1

@@ -6,6 +6,7 @@ network. It is never chosen automatically.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -24,8 +25,8 @@ import anyio.lowlevel
 from atoll.launch import host_terminal
 from atoll.launch.adoption_port import Held
 from atoll.launch.alive import EndsOnce
-from atoll.launch.port import ContextPorts, ContextProcess, LaunchedSandbox
-from atoll.model import KilledBy, Metrics, SandboxSpec, Template
+from atoll.launch.port import ContextPorts, ContextProcess, LaunchedSandbox, Listeners
+from atoll.model import KilledBy, Metrics, PortRefused, SandboxSpec, Template
 
 _EXIT_SECONDS = 3.0
 _GUEST = Path(__file__).parents[1] / "guest" / "main.py"
@@ -148,6 +149,29 @@ class FakeSandbox(EndsOnce):
     def open_pty(self, rows: int, cols: int) -> tuple[int, int]:
         """A terminal of the host's."""
         return host_terminal.open_pty(rows, cols)
+
+    async def open_listeners(self) -> Listeners:
+        """On the host's loopback: nothing is led to them."""
+        await anyio.lowlevel.checkpoint()
+        streams = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+        questions = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        questions.bind(("127.0.0.1", 0))
+        for sock in (*streams, questions):
+            sock.setblocking(False)
+        tcp, dns_tcp = (sock.detach() for sock in streams)
+        return Listeners(tcp, questions.detach(), dns_tcp, ("127.0.0.1",))
+
+    async def connect_inside(self, port: int) -> socket.socket:
+        """A connection to the host's loopback."""
+        sock = socket.socket()
+        sock.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+        except OSError as error:
+            sock.close()
+            reason = f"nothing answers on port {port}: {error}"
+            raise PortRefused(reason, sandbox_id=self.id) from error
+        return sock
 
     def metrics(self) -> Metrics:
         """What the test has set."""

@@ -42,6 +42,25 @@ class ContextProcess:
     mark: int
 
 
+@dataclass(frozen=True)
+class Listeners:
+    """Sockets that the host made inside of a sandbox's network; they are the caller's.
+
+    The sandbox's connections and questions for names arrive at them, and nothing else leaves it.
+
+    Attributes:
+        tcp: listens; where a connection was to go is its SO_ORIGINAL_DST.
+        dns_udp: bound: the sandbox's name server, whichever address it asked.
+        dns_tcp: listens: the same for questions by TCP.
+        addresses: all of the sandbox's own beside loopback; none of them may be dialled for it.
+    """
+
+    tcp: int
+    dns_udp: int
+    dns_tcp: int
+    addresses: tuple[str, ...]
+
+
 class LaunchedSandbox(Protocol):
     """A built and checked sandbox. It exists until `destroy` returns."""
 
@@ -59,6 +78,18 @@ class LaunchedSandbox(Protocol):
 
     def open_pty(self, rows: int, cols: int) -> tuple[int, int]:
         """A new terminal of the sandbox's own: master (ours, non-blocking), slave (to hand in)."""
+
+    async def open_listeners(self) -> Listeners:
+        """Let its network lead to new listeners, and nowhere else; until then it is loopback only.
+
+        Raises: NetworkUnavailable, SandboxDied.
+        """
+
+    async def connect_inside(self, port: int) -> socket.socket:
+        """A connection (non-blocking) to `port` of its loopback, which the host makes inside.
+
+        Raises: PortRefused (nothing answers there), NetworkUnavailable, SandboxDied.
+        """
 
     def metrics(self) -> Metrics:
         """What it uses now, read from the kernel, never from the guest."""

@@ -28,7 +28,7 @@ import anyio.to_thread
 
 from atoll.launch import host_terminal
 from atoll.launch.alive import Alive, EndsOnce
-from atoll.launch.port import ContextPorts, ContextProcess
+from atoll.launch.port import ContextPorts, ContextProcess, Listeners
 from atoll.launch.seatbelt_profile import Places, profile
 from atoll.launch.template_layers import require_lowers
 from atoll.model import (
@@ -37,6 +37,7 @@ from atoll.model import (
     Limits,
     LimitUnavailable,
     Metrics,
+    NetworkUnavailable,
     SandboxSpec,
     Template,
     WallUnavailable,
@@ -204,6 +205,16 @@ class SeatbeltSandbox(EndsOnce):
     def open_pty(self, rows: int, cols: int) -> tuple[int, int]:
         """A terminal of the host's: there is no devpts of the sandbox's own."""
         return host_terminal.open_pty(rows, cols)
+
+    async def open_listeners(self) -> Listeners:
+        """Its profile closes the network, and nothing there can lead it elsewhere."""
+        raise NetworkUnavailable(
+            "launcher seatbelt has no network to give", sandbox_id=self.id, hint="leave network out"
+        )
+
+    async def connect_inside(self, port: int) -> socket.socket:
+        """Its profile closes every port."""
+        raise NetworkUnavailable("launcher seatbelt opens no port", sandbox_id=self.id)
 
     def metrics(self) -> Metrics:
         """Nothing counts a tree of processes there."""

@@ -253,6 +253,12 @@ class ContextDied(SandboxError):
     code = "context_died"
 
 
+class PortRefused(SandboxError):
+    """Nothing in the sandbox answers on the port."""
+
+    code = "port_refused"
+
+
 class ProcessLimitReached(SandboxError):
     """The sandbox already runs `Limits.max_processes` commands, or its pids are used up."""
 

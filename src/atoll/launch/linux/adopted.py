@@ -9,6 +9,7 @@ from collections.abc import Callable
 from atoll.launch.linux.cgroups_cgroup import Cgroup
 from atoll.launch.linux.running import RunningSandbox
 from atoll.launch.linux.shard import host_pid
+from atoll.launch.linux.sockets_inside import SocketsInside
 from atoll.launch.port import ContextPorts, ContextProcess
 from atoll.model import SandboxDied, SandboxSpec
 from atoll.wire.packet_port import PortClosed
@@ -42,8 +43,14 @@ class Lifeline:
 class AdoptedSandbox(RunningSandbox):
     """All of it goes on but the fork of Python contexts: those are started by exec."""
 
-    def __init__(self, spec: SandboxSpec, lifeline: Lifeline, forget: Callable[[], None]) -> None:
-        super().__init__(spec, forget)
+    def __init__(
+        self,
+        spec: SandboxSpec,
+        lifeline: Lifeline,
+        sockets: SocketsInside,
+        forget: Callable[[], None],
+    ) -> None:
+        super().__init__(spec, sockets, forget)
         self._lifeline = lifeline
         lifeline.use()
 

@@ -18,6 +18,7 @@ from atoll.launch.linux.guest_rights import GUEST_CAPABILITIES, ROOT_CAPABILITIE
 from atoll.launch.linux.running import RunningSandbox
 from atoll.launch.linux.shard import FORK_SECONDS, Shard, host_pid
 from atoll.launch.linux.slot_store import Slot, SlotShape
+from atoll.launch.linux.sockets_inside import SocketsInside
 from atoll.launch.port import ContextPorts, ContextProcess
 from atoll.model import SandboxDied, SandboxSpec, WallCheckFailed
 from atoll.wire.packet_port import PortClosed
@@ -36,9 +37,10 @@ class ForkedSandbox(RunningSandbox):
         shard: Shard,
         slot: Slot,
         shape: SlotShape,
+        sockets: SocketsInside,
         forget: Callable[[], None],
     ) -> None:
-        super().__init__(spec, forget)
+        super().__init__(spec, sockets, forget)
         self._shard = shard
         self._slot = slot
         self._shape = shape

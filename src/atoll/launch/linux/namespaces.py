@@ -19,6 +19,7 @@ from atoll.launch.linux.forked import ForkedSandbox
 from atoll.launch.linux.running import RunningSandbox
 from atoll.launch.linux.shard import Shard
 from atoll.launch.linux.slot_store import SlotShape
+from atoll.launch.linux.sockets_inside import SocketsInside
 from atoll.launch.linux.walls_situation import situation
 from atoll.launch.port import LaunchedSandbox
 from atoll.launch.template_layers import require_lowers
@@ -43,6 +44,7 @@ class NamespacesLauncher:
         self._starting: dict[str, anyio.Lock] = {}
         self._alive: Alive[RunningSandbox] = Alive()
         self._lifelines: dict[int, Lifeline] = {}
+        self._sockets = SocketsInside()
 
     async def prepare(self, template: Template) -> None:
         """See Launcher.prepare."""
@@ -82,7 +84,9 @@ class NamespacesLauncher:
         shard = await self._shard(spec.template)
         shape = SlotShape.of(spec, self._cgroups.holds)
         slot = await shard.slots.take(shape)
-        sandbox = ForkedSandbox(spec, shard, slot, shape, lambda: self._alive.discard(sandbox))
+        sandbox = ForkedSandbox(
+            spec, shard, slot, shape, self._sockets, lambda: self._alive.discard(sandbox)
+        )
         async with self._alive.adding(sandbox):
             await sandbox.start(self._cgroups)
         return sandbox
@@ -95,6 +99,7 @@ class NamespacesLauncher:
                 for shard in shards:
                     await shard.close()
             self._shards.clear()
+            await self._sockets.close()
             self._cgroups.remove()
 
     def hold(self, sandbox: LaunchedSandbox) -> Held:
@@ -114,7 +119,8 @@ class NamespacesLauncher:
         else:
             shard = self._cgroups.open(str(held.state["shard"]))
             self._lifelines[key] = Lifeline(lifeline, shard)
-        sandbox = AdoptedSandbox(spec, self._lifelines[key], lambda: self._alive.discard(sandbox))
+        line = self._lifelines[key]
+        sandbox = AdoptedSandbox(spec, line, self._sockets, lambda: self._alive.discard(sandbox))
         async with self._alive.adding(sandbox):
             sandbox.take_over(pidfd, socket.socket(fileno=channel), self._cgroups.open(spec.id))
         return sandbox

@@ -7,15 +7,18 @@ import os
 import signal
 import socket
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import anyio
 
 from atoll.launch.alive import EndsOnce
 from atoll.launch.linux import guest_root, terminal
 from atoll.launch.linux.cgroups_cgroup import Cgroup
-from atoll.launch.port import ContextPorts, ContextProcess
+from atoll.launch.linux.shard import host_pid
+from atoll.launch.linux.sockets_inside import SocketsInside
+from atoll.launch.port import ContextPorts, ContextProcess, Listeners
 from atoll.model import KilledBy, Metrics, SandboxDied, SandboxSpec
+from atoll.wire.packet_port import PortClosed
 
 END_SECONDS = 10.0
 
@@ -23,9 +26,12 @@ END_SECONDS = 10.0
 class RunningSandbox(EndsOnce):
     """What its guest's pidfd, its channel and its cgroup are enough for."""
 
-    def __init__(self, spec: SandboxSpec, forget: Callable[[], None]) -> None:
+    def __init__(
+        self, spec: SandboxSpec, sockets: SocketsInside, forget: Callable[[], None]
+    ) -> None:
         super().__init__(forget)
         self.spec = spec
+        self._sockets = sockets
         self.pid = -1
         self.channel: socket.socket
         self._pidfd = -1
@@ -48,6 +54,33 @@ class RunningSandbox(EndsOnce):
     def open_pty(self, rows: int, cols: int) -> tuple[int, int]:
         """See LaunchedSandbox.open_pty."""
         return terminal.open_pty(self.pid, rows, cols)
+
+    async def open_listeners(self) -> Listeners:
+        """See LaunchedSandbox.open_listeners."""
+        with self._network() as network:
+            return await self._sockets.listeners(network, self.id)
+
+    async def connect_inside(self, port: int) -> socket.socket:
+        """See LaunchedSandbox.connect_inside."""
+        with self._network() as network:
+            return await self._sockets.connection(network, port, self.id)
+
+    @contextlib.contextmanager
+    def _network(self) -> Iterator[int]:
+        """Its network namespace, as a descriptor."""
+        try:
+            if self._gone:
+                raise FileNotFoundError
+            fd = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise SandboxDied("the sandbox is gone", sandbox_id=self.id) from None
+        try:
+            host_pid(self._pidfd)  # alive after the number was used: it was nobody else's
+            yield fd
+        except PortClosed as error:
+            raise SandboxDied("the sandbox is gone", sandbox_id=self.id) from error
+        finally:
+            os.close(fd)
 
     def metrics(self) -> Metrics:
         """See LaunchedSandbox.metrics."""

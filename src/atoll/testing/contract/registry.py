@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atoll.testing.contract import commands, files, isolation, lifetime, limits, observing
+from atoll.testing.contract import commands, files, isolation, lifetime, limits, network, observing
 from atoll.testing.contract.case import Case
 
 CASES: tuple[Case, ...] = (
@@ -12,6 +12,7 @@ CASES: tuple[Case, ...] = (
     *lifetime.CASES,
     *isolation.CASES,
     *observing.CASES,
+    *network.CASES,
 )
 
 
