@@ -54,7 +54,7 @@ async def _adopt_sandbox(entry: Entry, launcher: Adopts, around: Surroundings) -
 
 async def _reopen(sandbox: Sandbox, policy: NetworkPolicy) -> None:
     try:
-        await sandbox.network.reopen(policy)
+        await sandbox.network.open(policy)
     except AtollError as error:
         # What it runs goes on: it reaches less than before, and no more.
         _log.warning("%s was adopted without its network: %s", sandbox.id, error)

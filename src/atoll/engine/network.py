@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from atoll.engine.files import Files
 from atoll.launch import LaunchedSandbox
 from atoll.model import (
     AtollError,
-    FileNotFound,
     InvalidArgument,
     NetworkPolicy,
     NetworkReport,
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 NetworkChoice = NetworkPolicy | Mapping[str, Any] | str | bool | None
 """What callers say of a network; see `NetworkPolicy.of`."""
 
-_RESOLVER = "/etc/resolv.conf"
 _NOTHING = NetworkPolicy(allow_internet_access=False)
 
 _log = logging.getLogger(__name__)
@@ -39,12 +36,10 @@ class SandboxNetwork:
     def __init__(
         self,
         launched: LaunchedSandbox,
-        files: Files,
         way_out: WayOut,
         changed: Callable[[], None],
     ) -> None:
         self._launched = launched
-        self._files = files
         self._way_out = way_out
         self._changed = changed
         self._changing = anyio.Lock()
@@ -59,12 +54,6 @@ class SandboxNetwork:
         Raises:
             NetworkUnavailable: it cannot be enforced here. SandboxDied.
         """
-        async with self._changing:
-            await self._open(policy)
-            await self._name_the_server()
-
-    async def reopen(self, policy: NetworkPolicy) -> None:
-        """As `open`, for one that a former process of this owner has opened before."""
         async with self._changing:
             await self._open(policy)
 
@@ -88,7 +77,6 @@ class SandboxNetwork:
             if self.policy is None:
                 if policy is not None:
                     await self._open(policy)
-                    await self._name_the_server()
                     self._changed()
                 return 0
             cut = await self._way_out.update(self._launched, policy or _NOTHING)
@@ -108,15 +96,6 @@ class SandboxNetwork:
         if self.policy is not None:
             self._last = await self._way_out.remove(self._launched.id) or self._last
 
-    async def _name_the_server(self) -> None:
-        """Tell programs inside whom to ask for names. Each server is answered for, but own ones."""
-        text = f"nameserver {self._way_out.name_server(self._launched.id)}\noptions attempts:2\n"
-        try:
-            await self._files.write(_RESOLVER, text, user="root")
-        except FileNotFound:  # a link into what a full system's start would have made
-            await self._files.remove(_RESOLVER, user="root")
-            await self._files.write(_RESOLVER, text, user="root")
-
 
 class WayOut:
     """The engine's proxy process, started with the first sandbox that has a network.
@@ -129,10 +108,6 @@ class WayOut:
         self._egress: Egress | None = None
         self._starting = anyio.Lock()
         self._served: dict[str, _Served] = {}
-
-    def name_server(self, sandbox_id: str) -> str:
-        """The address inside that answers questions for names."""
-        return self._served[sandbox_id].name_server
 
     async def add(self, launched: LaunchedSandbox, policy: NetworkPolicy) -> None:
         """Serve a sandbox from now on. Raises NetworkUnavailable, SandboxDied."""
@@ -192,14 +167,13 @@ class WayOut:
         finally:
             for fd in (listeners.tcp, listeners.dns_udp, listeners.dns_tcp):
                 os.close(fd)
-        self._served[launched.id] = _Served(launched, policy, listeners.addresses[-1])
+        self._served[launched.id] = _Served(launched, policy)
 
 
 @dataclass(frozen=True)
 class _Served:
     launched: LaunchedSandbox
     policy: NetworkPolicy
-    name_server: str
 
 
 def check_port(port: int) -> int:

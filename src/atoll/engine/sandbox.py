@@ -80,7 +80,7 @@ class Sandbox(Observed):
         self.commands = Commands(self.processes, user, around.spawn)
         self.pty = Ptys(self.processes, user)
         self.files = Files(FileWorkers(self.channel, self.id, user, self.require_usable))
-        self.network = SandboxNetwork(launched, self.files, around.way_out, self._note)
+        self.network = SandboxNetwork(launched, around.way_out, self._note)
         if former is not None:
             self._take_up(former)
 

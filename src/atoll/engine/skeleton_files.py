@@ -5,6 +5,9 @@ from __future__ import annotations
 USER_ID = 1000
 """uid and gid of `user` inside every sandbox."""
 
+NAME_SERVER = "192.0.2.1"
+"""Where a sandbox with a network asks for names; see launch/linux/network_rules.py."""
+
 _NOLOGIN = "/usr/sbin/nologin"
 
 PASSWD = f"""\
@@ -100,8 +103,8 @@ OWN_FILES: dict[str, tuple[str, int]] = {
     "hosts": (HOSTS, 0o644),
     "hostname": ("sandbox\n", 0o644),
     "host.conf": ("multi on\n", 0o644),
-    # No resolver answers: a sandbox has loopback only.
-    "resolv.conf": ("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n", 0o644),
+    # One without a network has no route to it, and knows so at once.
+    "resolv.conf": (f"nameserver {NAME_SERVER}\noptions timeout:1 attempts:1\n", 0o644),
     "nsswitch.conf": (NSSWITCH, 0o644),
     "login.defs": (LOGIN_DEFS, 0o644),
     "shells": ("/bin/sh\n/bin/bash\n/usr/bin/sh\n/usr/bin/bash\n", 0o644),
