@@ -95,7 +95,9 @@ def web_server(address: str = "127.0.0.1") -> Iterator[int]:
 async def kill_proxy() -> None:
     """Kill the one egress proxy of this process, and wait for its end."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    (pid,) = [int(c) for c in children if b"egress" in Path(f"/proc/{c}/cmdline").read_bytes()]
+    (pid,) = [
+        int(c) for c in children if b"egress/program.py" in Path(f"/proc/{c}/cmdline").read_bytes()
+    ]
     pidfd = os.pidfd_open(pid)
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
