@@ -82,7 +82,8 @@ def run(
         str, typer.Option(metavar="NAME", help="Template to run in.")
     ] = DEFAULT_TEMPLATE,
     network: Annotated[
-        bool, typer.Option("--network", help="Let it reach the internet. Default: its own loopback.")
+        bool,
+        typer.Option("--network", help="Let it reach the internet. Default: its own loopback."),
     ] = False,
     user: Annotated[
         str | None, typer.Option(metavar="NAME", help="User inside: user or root.")
