@@ -77,7 +77,8 @@ def run(
         str, typer.Option(metavar="NAME", help="Template to run in.")
     ] = DEFAULT_TEMPLATE,
     network: Annotated[
-        bool, typer.Option("--network", help="Let it reach the internet; else only itself.")
+        bool,
+        typer.Option("--network", help="Let it reach the internet. Default: its own loopback."),
     ] = False,
     user: said.User = None,
     cwd: said.Cwd = None,

@@ -126,7 +126,6 @@ def test_an_interrupt_reaches_the_program_which_decides(
         ((), b"nothing to run"),
         (("-c", "1", "--template", "nope"), b"there is no template 'nope'"),
         (("-c", "1", "--language", "cobol"), b"'cobol' is not a language"),
-        (("-c", "1", "--network"), b"network"),
         (("-c", "1", "--memory", "-1"), b"size"),
         (("-c", "1", "--user", "nobody-here"), b"nobody-here"),
     ],
