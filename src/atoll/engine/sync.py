@@ -15,7 +15,13 @@ from atoll.engine.engine import Engine
 from atoll.engine.front import Closing, Front, blocking, giving, plain
 from atoll.engine.logs.sandbox_log import LogEntry
 from atoll.engine.sandbox import END_GRACE_SECONDS, Sandbox
-from atoll.engine.sync_parts import SyncCommands, SyncFiles, SyncPtys, SyncTemplates
+from atoll.engine.sync_parts import (
+    SyncCommands,
+    SyncFiles,
+    SyncNetwork,
+    SyncPtys,
+    SyncTemplates,
+)
 from atoll.engine.templates import CODE_INTERPRETER
 from atoll.model import (
     InvalidArgument,
@@ -90,6 +96,11 @@ class SyncSandbox(Closing, Front[Sandbox]):
         """See Ptys."""
         return SyncPtys(self._beside(self._target.pty))
 
+    @property
+    def network(self) -> SyncNetwork:
+        """See SandboxNetwork."""
+        return SyncNetwork(self._beside(self._target.network))
+
     is_running = plain(Sandbox.is_running)
     set_timeout = plain(Sandbox.set_timeout)
     run_code = blocking(Sandbox.run_code)
@@ -101,6 +112,7 @@ class SyncSandbox(Closing, Front[Sandbox]):
     pause = blocking(Sandbox.pause)
     resume = blocking(Sandbox.resume)
     gone = blocking(Sandbox.gone)
+    connect = blocking(Sandbox.connect)
 
     def metrics(self) -> Metrics:
         """See Sandbox.metrics."""

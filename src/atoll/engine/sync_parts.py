@@ -8,11 +8,12 @@ from typing import Literal, Unpack, overload
 from atoll.engine.commands import CommandHandle, CommandOptions, Commands
 from atoll.engine.files import Files
 from atoll.engine.front import Closing, Front, blocking, giving, in_threads, pieces, plain, soon
+from atoll.engine.network import SandboxNetwork
 from atoll.engine.output import Piece
 from atoll.engine.pty import PtyHandle, Ptys
 from atoll.engine.templates import Templates
 from atoll.engine.watch import Watch
-from atoll.model import CommandResult, EntryInfo, WatchEvent
+from atoll.model import CommandResult, EntryInfo, NetworkPolicy, WatchEvent
 
 
 class SyncCommandHandle(Front[CommandHandle]):
@@ -48,6 +49,18 @@ class SyncCommandHandle(Front[CommandHandle]):
 
     def __iter__(self) -> Iterator[Piece]:
         return self._iterate(aiter(self._target))
+
+
+class SyncNetwork(Front[SandboxNetwork]):
+    """`SandboxNetwork` with plain methods."""
+
+    update = blocking(SandboxNetwork.update)
+    report = blocking(SandboxNetwork.report)
+
+    @property
+    def policy(self) -> NetworkPolicy | None:
+        """What it may reach; None: its own loopback."""
+        return self._target.policy
 
 
 class SyncCommands(Front[Commands]):

@@ -25,11 +25,13 @@ from atoll.engine import (
     Watch,
 )
 from atoll.engine.front import Method
+from atoll.engine.network import SandboxNetwork
 from atoll.engine.pty import Ptys
 from atoll.engine.sync_parts import (
     SyncCommandHandle,
     SyncCommands,
     SyncFiles,
+    SyncNetwork,
     SyncPtyHandle,
     SyncPtys,
     SyncTemplates,
@@ -137,6 +139,7 @@ FRONTED: list[tuple[type, type, set[str]]] = [
     (Ptys, SyncPtys, set()),
     (PtyHandle, SyncPtyHandle, set()),
     (Templates, SyncTemplates, set()),
+    (SandboxNetwork, SyncNetwork, {"open", "close"}),
     (Watch, SyncWatch, {"open"}),
 ]
 """Each class, its front, and what of it is for the engine's own use."""

@@ -9,10 +9,10 @@ import anyio
 
 from atoll.model import (
     DiskFull,
+    InvalidArgument,
     InvalidLimit,
     KilledBy,
     Limits,
-    NetworkUnavailable,
     ProcessLimitReached,
     SandboxDied,
 )
@@ -128,7 +128,7 @@ async def nonsense_is_refused_before_anything_is_made(subject: Subject) -> None:
             continue
         raise AssertionError("a limit that is none was accepted")
     create = subject.engine.create
-    await raises(NetworkUnavailable, create(subject.template, network="allow-all"))
+    await raises(InvalidArgument, create(subject.template, network="allow-all"))
     assert len(subject.engine.list()) == before
 
 
