@@ -16,6 +16,8 @@ import signal
 import sys
 import time
 
+from atoll.guest.refusal import Refused
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -38,9 +40,16 @@ class Marks:
         self._tops = [_hard_limit(kind) for kind, _ in _KINDS] if sys.platform == "linux" else []
 
     def limits(self, mark: int) -> list[tuple[int, int]]:
-        """The limits that are this mark: (number, value), soft and hard. None for mark 0."""
+        """The limits that are this mark: (number, value), soft and hard. None for mark 0.
+
+        Raises:
+            Refused: sandbox, as a hard limit of the account leaves no room for marks.
+        """
         if not mark or not self._tops:
             return []
+        if min(self._tops) < SPAN:
+            text = "the account's hard limit of file locks or realtime timeout is too low"
+            raise Refused("sandbox", f"what starts here could not be ended: {text}")
         falling, rising = self._tops
         return [(_KINDS[0][0], falling - mark), (_KINDS[1][0], rising - SPAN + mark)]
 
@@ -120,7 +129,8 @@ def _hard_limit(kind: int) -> int:
 
 def _processes() -> list[int]:
     """Every process in sight but this one."""
-    return [int(n) for n in os.listdir("/proc") if n.isdecimal() and n != str(os.getpid())]
+    own = str(os.getpid())
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal() and name != own]
 
 
 def _newest() -> bytes:

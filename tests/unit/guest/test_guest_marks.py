@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from guest_host import USER, Host
 from hypothesis import given
 from hypothesis import strategies as st
 
+from atoll.engine.marks import new_mark
 from atoll.guest.marks import SPAN, Marks
 
 MARKS = st.integers(min_value=1, max_value=SPAN - 1)
@@ -39,6 +42,25 @@ def test_no_mark_becomes_another_without_raising_a_limit(one: int, other: int) -
 
 def test_no_mark_is_no_limit() -> None:
     assert Marks().limits(0) == []
+
+
+def test_the_engine_draws_marks_that_the_guest_takes() -> None:
+    drawn = {new_mark() for _ in range(1000)}
+    assert len(drawn) == 1000
+    assert all(0 < mark < SPAN for mark in drawn)
+
+
+def test_without_room_for_marks_nothing_is_started() -> None:
+    code = (
+        "import resource\n"
+        "from atoll.guest.marks import Marks\n"
+        "from atoll.guest.refusal import Refused\n"
+        "resource.setrlimit(15, (200_000, 200_000))\n"
+        "try: Marks().limits(1)\n"
+        "except Refused as refused: print(refused.code, refused.message)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "sandbox what starts here could not be ended: the account's hard limit" in done.stdout
 
 
 def orphan(host: Host, place: Path, name: str, mark: int) -> int:
