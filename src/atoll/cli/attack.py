@@ -76,29 +76,35 @@ def _check_names(names: list[str] | None) -> None:
 
 
 def line_of(report: Report) -> str:
-    """One line for a wall that held; with what was seen for one that broke."""
-    head = f"{'held  ' if report.verdict.held else 'BROKEN'}  {report.attack.name}"
-    if report.verdict.held:
-        return f"{head:<44}{report.attack.question}"
+    """One line for a wall that held; with what was seen for one that broke, or why not."""
+    verdict = report.verdict
+    word = ("held" if verdict.made else "-") if verdict.held else "BROKEN"
+    line = f"{word:<8}{report.attack.name:<36}{report.attack.question}"
+    if verdict.held and verdict.made:
+        return line
     detail = textwrap.indent(
         textwrap.fill(terminal.harmless(report.verdict.detail), _WIDTH), "        "
     )
-    return f"{head:<44}{report.attack.question}\n{detail}"
+    return f"{line}\n{detail}"
 
 
 def _close(reports: list[Report], *, as_json: bool) -> int:
-    broken = [report for report in reports if not report.verdict.held]
+    broken = sum(not report.verdict.held for report in reports)
+    left_out = sum(not report.verdict.made for report in reports)
+    held = len(reports) - broken - left_out
     if as_json:
         terminal.print_json(
             {
-                "held": len(reports) - len(broken),
-                "broken": len(broken),
+                "held": held,
+                "broken": broken,
+                "not_made": left_out,
                 "attacks": [
                     {
                         "name": report.attack.name,
                         "section": report.attack.section,
                         "question": report.attack.question,
                         "held": report.verdict.held,
+                        "made": report.verdict.made,
                         "detail": report.verdict.detail,
                         "tried": report.verdict.tried,
                         "seconds": round(report.seconds, 3),
@@ -108,5 +114,6 @@ def _close(reports: list[Report], *, as_json: bool) -> int:
             }
         )
     else:
-        typer.echo(f"{len(reports) - len(broken)} held, {len(broken)} broken")
+        nothing = f", {left_out} not made: there is nothing to attack" if left_out else ""
+        typer.echo(f"{held} held, {broken} broken{nothing}")
     return 1 if broken else 0

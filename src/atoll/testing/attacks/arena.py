@@ -170,6 +170,7 @@ async def open_arena(
 
     Raises:
         WallCheckFailed: the sandbox shares a namespace with this machine.
+        UnknownTemplate, TemplateError: `interpreter` cannot be had.
     """
     from atoll.engine import Engine
 
@@ -179,12 +180,15 @@ async def open_arena(
     try:
         with HostCanary(own_addresses()) as host:
             async with Engine(launcher=launcher, data_dir=data_dir) as engine:
+                if interpreter is not None:
+                    await engine.templates.resolve(interpreter)
                 facts = facts_about_host(host, str(engine.data_dir), engine_token)
                 facts |= {"template": template, "interpreter": interpreter}
                 unheld = await unheld_limits(engine, template)
                 facts["unheld"] = sorted(unheld)
                 limits = fitting(ROOMY, unheld)
                 sandbox = await engine.create(template, limits=limits)
+                _require_own_namespaces(sandbox)
                 own = sandbox.spec.template.env
                 facts["host_names"] = [name for name in facts["host_names"] if name not in own]
                 neighbour = await _neighbour(engine, template, limits)
@@ -196,15 +200,28 @@ async def open_arena(
         del os.environ["ATOLL_ATTACK_TOKEN"]
 
 
+def _require_own_namespaces(sandbox: Sandbox) -> None:
+    """The host's own look, before anything is started in the sandbox."""
+    seen = namespaces_of(sandbox.info.pid)
+    ours = namespaces_of("self")
+    shared = [name for name, inode in ours.items() if seen.get(name, inode) == inode]
+    if shared:
+        raise _not_apart(f"it shares {', '.join(shared)}")
+
+
 async def _require_namespaces(arena: Arena) -> None:
     """Refuse to go on where an attack such as kill(-1) would meet the machine itself."""
     for user in ("user", "root"):
         outcome = await arena.probe(share_with_others, user=user)
         if not outcome.blocked:
-            raise WallCheckFailed(
-                f"the sandbox is not apart from this machine: {outcome.detail}",
-                hint="attacks would harm the machine, so none was made",
-            )
+            raise _not_apart(outcome.detail)
+
+
+def _not_apart(how: str) -> WallCheckFailed:
+    return WallCheckFailed(
+        f"the sandbox is not apart from this machine: {how}",
+        hint="attacks would harm the machine, so none was made",
+    )
 
 
 async def _neighbour(engine: Engine, template: str, limits: Limits) -> Neighbour:

@@ -15,14 +15,21 @@ class Verdict:
     """Whether the walls held against one attack.
 
     Attributes:
-        held: true only if the attempt was really made and did not get what it was after.
+        held: false if the attempt got what it was after, or failed for a reason of its own.
         detail: what was seen, in the words of the probe or of the host.
         tried: as whom and through what it was tried.
+        made: false if there was nothing to attack, and so no attempt.
     """
 
     held: bool
     detail: str
     tried: str
+    made: bool = True
+
+    @classmethod
+    def not_made(cls, why: str) -> Verdict:
+        """There is nothing to attack here."""
+        return cls(True, why, "", made=False)
 
 
 @dataclass(frozen=True)

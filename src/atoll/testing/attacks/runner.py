@@ -29,10 +29,8 @@ class Report:
 
 async def run_attack(arena: Arena, attack: Attack) -> Report:
     """Make one attack. Held only if it got nothing and neither host nor neighbour took harm."""
-    if missing := attack.needs & arena.unheld:
-        # Not a hole: nobody gets a sandbox here who asks for this limit.
-        text = f"create() refuses the limit {', '.join(sorted(missing))} on this machine"
-        return Report(attack, Verdict(True, text, "not tried"), 0.0)
+    if why := _nothing_to_attack(arena, attack):
+        return Report(attack, Verdict.not_made(why), 0.0)
     started = time.monotonic()
     before = await arena.harm()
     try:
@@ -48,6 +46,16 @@ async def run_attack(arena: Arena, attack: Attack) -> Report:
         verdict = Verdict(False, f"harmed: {harm}; {verdict.detail}", verdict.tried)
     await arena.renew()
     return Report(attack, verdict, time.monotonic() - started)
+
+
+def _nothing_to_attack(arena: Arena, attack: Attack) -> str:
+    launcher = arena.sandbox.info.launcher
+    if attack.launchers and launcher not in attack.launchers:
+        return f"launcher {launcher} has nothing of the kind"
+    if missing := attack.needs & arena.unheld:
+        # Not a hole: nobody gets a sandbox here who asks for this limit.
+        return f"create() refuses the limit {', '.join(sorted(missing))} on this machine"
+    return ""
 
 
 async def run_suite(
@@ -71,17 +79,15 @@ async def run_suite(
 
     Raises:
         KeyError: an unknown name.
-        LauncherUnavailable, WallUnavailable, TemplateError: there is nothing to attack here.
+        LauncherUnavailable, WallUnavailable, WallCheckFailed, UnknownTemplate, TemplateError:
+            there is nothing to attack here.
     """
     attacks = named(names)
     reports = []
     async with open_arena(
         launcher=launcher, data_dir=data_dir, template=template, interpreter=interpreter
     ) as arena:
-        used = arena.sandbox.info.launcher
         for attack in attacks:
-            if attack.launchers and used not in attack.launchers:
-                continue
             report = await run_attack(arena, attack)
             reports.append(report)
             on_report(report)
