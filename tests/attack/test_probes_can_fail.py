@@ -212,16 +212,14 @@ def test_every_probe_is_shown_to_get_through_or_judged_by_the_host() -> None:
 
 def _modules() -> list[ModuleType]:
     return [
-        *(
-            ends,
-            files,
-            hostile,
-            identity,
-            inherited,
-            kernel_surface,
-            namespaces,
-            network,
-            processes,
-        ),
+        ends,
+        files,
+        hostile,
+        identity,
+        inherited,
+        kernel_surface,
+        namespaces,
+        network,
+        processes,
         resources,
     ]
